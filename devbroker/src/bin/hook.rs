@@ -1,0 +1,3 @@
+//! The udev hook: one datagram to the daemon.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! devbroker's library: what the daemon, its command line and ctm share.
+//!
+//! Dependencies point downwards only: `model` knows nobody, the pure parts know `model`, effects know the pure parts.
+
+pub mod model;

@@ -1,0 +1,3 @@
+//! The `devbroker` program: daemon and command line.
+
+fn main() {}

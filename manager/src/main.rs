@@ -1,0 +1,3 @@
+//! The `ctm` program.
+
+fn main() {}
