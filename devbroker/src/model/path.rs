@@ -44,11 +44,16 @@ impl NodePath {
     /// `bus/usb/001/004` it is `../bus/usb/001/004`.
     pub fn link_to(&self, target: &Self) -> String {
         let up = self.0.matches('/').count();
+        // The folders that both lie below, as the lengths of their names with the slash.
         let common = self
             .0
             .split('/')
             .take(up)
-            .zip(target.0.split('/'))
+            .zip(
+                target
+                    .parents()
+                    .map(|parent| parent.rsplit('/').next().unwrap_or(parent)),
+            )
             .take_while(|(a, b)| a == b)
             .map(|(a, _)| a.len() + 1)
             .collect::<Vec<_>>();
