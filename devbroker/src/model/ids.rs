@@ -1,6 +1,7 @@
 //! User and group ids of a container and what they are on the host.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One line of `/proc/PID/uid_map` or `gid_map` (`user_namespaces(7)`), read from the initial user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,25 @@ impl IdMap {
                 count: u32::MAX
             }]
         )
+    }
+}
+
+/// A user or group as a grant names it: by number, or by a name that the *container's* passwd or group knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum UserRef {
+    /// An id, the container's own.
+    Id(u32),
+    /// A name, looked up inside.
+    Name(String),
+}
+
+impl fmt::Display for UserRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => f.write_str(name),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod device;
 mod devnum;
 mod ids;
 mod name;
+mod origin;
 mod path;
 mod permissions;
 
@@ -18,7 +19,8 @@ pub use container::{
 };
 pub use device::{HostNode, Incarnation, PortName, SysDevice};
 pub use devnum::{DevKind, DevNum, DevNumError};
-pub use ids::{IdMap, IdRange};
+pub use ids::{IdMap, IdRange, UserRef};
 pub use name::{AliasName, NameError, Role};
+pub use origin::Origin;
 pub use path::{NodePath, PathError, SysPath};
 pub use permissions::{Acl, AclEntry, AclTag, Permissions};
