@@ -3,5 +3,6 @@
 //! Dependencies point downwards only: `model` knows nobody, the pure parts know `model`, effects know the pure parts.
 
 pub mod host;
+pub mod api;
 pub mod model;
 pub mod plan;
