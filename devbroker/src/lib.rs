@@ -2,7 +2,9 @@
 //!
 //! Dependencies point downwards only: `model` knows nobody, the pure parts know `model`, effects know the pure parts.
 
-pub mod host;
+pub mod access;
 pub mod api;
+pub mod host;
 pub mod model;
 pub mod plan;
+pub mod sys;

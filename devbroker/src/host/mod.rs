@@ -1,4 +1,6 @@
-//! Effects on the host and in containers, one concern a file.
+//! Effects on the host and in containers, one concern a file. Used by the daemon's executor and, for what a container
+//! needs before it starts, by ctm.
 
+pub mod access;
 pub mod alias_links;
 pub mod alias_records;

@@ -1,0 +1,5 @@
+//! System calls that no crate wraps: the only `unsafe` code of this crate. Each function is one call with its arguments
+//! checked by types; what the calls are for is decided elsewhere.
+#![expect(unsafe_code, reason = "raw system calls; every block says why it is sound")]
+
+pub mod bpf;
