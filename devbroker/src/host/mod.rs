@@ -4,3 +4,9 @@
 pub mod access;
 pub mod alias_links;
 pub mod alias_records;
+pub mod event;
+pub mod monitor;
+pub mod sysfs;
+pub mod udev_queue;
+pub mod udev_record;
+mod usb_port;

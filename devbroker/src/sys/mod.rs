@@ -3,3 +3,4 @@
 #![expect(unsafe_code, reason = "raw system calls; every block says why it is sound")]
 
 pub mod bpf;
+pub(crate) mod socket;

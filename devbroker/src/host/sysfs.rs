@@ -1,0 +1,633 @@
+//! Reads devices from sysfs: nodes, the chain of devices above them, and what identifies each.
+//!
+//! Owns the reading and the memory of devices read (a device is read once for each of its stays). Identity comes from sysfs
+//! alone; udev's record adds links and properties, and says whether udev is done. Decides nothing about aliases.
+//!
+//! How a consistent picture comes about without locks: a directory's inode number is its incarnation, and a directory goes
+//! when the one above it goes. If the node's directory has the same inode before and after all the reading, everything above
+//! it was the same all the while.
+
+use super::event::{Changed, Properties};
+use super::udev_record::{self, MAX_RECORD};
+use super::usb_port;
+use crate::model::{DevKind, DevNum, HostNode, Incarnation, NodePath, SysDevice, SysPath};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How many of udev's links of one node are kept.
+const MAX_LINKS: usize = 256;
+/// How many devices are remembered; more than a big host has, and none is lost by forgetting.
+const MAX_CACHE: usize = 16_384;
+/// sysfs never gives more for one attribute (`PAGE_SIZE`).
+const MAX_ATTRIBUTE: usize = 4096;
+/// The mode of a node that the host does not have in `/dev`: what the kernel gives without further word.
+const DEFAULT_MODE: u16 = 0o600;
+
+/// What of a USB device identifies it.
+const USB_DEVICE: &[&str] = &[
+    "idVendor",
+    "idProduct",
+    "serial",
+    "bDeviceClass",
+    "busnum",
+    "devnum",
+    "devpath",
+    "manufacturer",
+    "product",
+];
+
+/// Something that is there could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {op} {path}: {source}; the device is left as it is until the next event or scan")]
+pub struct SysfsError {
+    op: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where the trees are that are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// sysfs.
+    pub sys: PathBuf,
+    /// udev's run-time folder with `data/` and `queue`.
+    pub udev: PathBuf,
+    /// The host's device nodes.
+    pub dev: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            sys: "/sys".into(),
+            udev: "/run/udev".into(),
+            dev: "/dev".into(),
+        }
+    }
+}
+
+/// All that a look at the whole host found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The nodes with which udev is done, by path.
+    pub nodes: Vec<HostNode>,
+    /// Devices with a node with which udev is not done, or of which it cannot be told yet whether its record is theirs: leave
+    /// them as they are until their event, or until a scan after the queue has drained.
+    pub pending: Vec<SysPath>,
+    /// What could not be read.
+    pub failed: Vec<SysfsError>,
+}
+
+/// Reads devices, and remembers those that nodes have in common.
+#[derive(Debug)]
+pub struct Reader {
+    roots: Roots,
+    /// Attributes of the node itself that the configuration asks for, besides those always read.
+    wanted: BTreeSet<String>,
+    cache: HashMap<SysPath, SysDevice>,
+}
+
+impl Reader {
+    /// A reader of the host's own trees.
+    pub fn new(wanted_attributes: BTreeSet<String>) -> Self {
+        Self::with_roots(Roots::default(), wanted_attributes)
+    }
+
+    /// A reader of other trees, for tests.
+    pub fn with_roots(roots: Roots, wanted_attributes: BTreeSet<String>) -> Self {
+        Self {
+            roots,
+            wanted: wanted_attributes,
+            cache: HashMap::new(),
+        }
+    }
+
+    /// Asks for other attributes from now on.
+    pub fn set_wanted(&mut self, wanted_attributes: BTreeSet<String>) {
+        self.wanted = wanted_attributes;
+    }
+
+    /// Forgets a device that went and all below it. Only saves memory: what is remembered is checked before it is used.
+    pub fn forget(&mut self, syspath: &SysPath) {
+        self.cache.retain(|path, _| !path.is_within(syspath));
+    }
+
+    /// The node of one device, with the properties of the event that spoke of it, or else those of udev's record.
+    ///
+    /// `None`: there is no such device any more, it has no node, it is another one than the event speaks of, or (without an
+    /// event) udev is not done with it.
+    pub fn read(
+        &mut self,
+        syspath: &SysPath,
+        event: Option<&Changed>,
+    ) -> Result<Option<HostNode>, SysfsError> {
+        match self.look(syspath, event, false)? {
+            Looked::Node(node) => Ok(Some(*node)),
+            Looked::Pending | Looked::Nothing => Ok(None),
+        }
+    }
+
+    /// Looks at every device node of the host.
+    pub fn enumerate(&mut self) -> Result<Scan, SysfsError> {
+        let mut scan = Scan::default();
+        let busy = self.queue_is_busy();
+        let mut paths = BTreeSet::new();
+        for kind in ["char", "block"] {
+            let folder = self.roots.sys.join("dev").join(kind);
+            let entries = std::fs::read_dir(&folder).map_err(failed("list", &folder))?;
+            for entry in entries {
+                let entry = entry.map_err(failed("list", &folder))?;
+                // Gone in between: nothing to see.
+                let Ok(target) = std::fs::read_link(entry.path()) else {
+                    continue;
+                };
+                if let Some(syspath) = device_path(&target) {
+                    paths.insert(syspath);
+                }
+            }
+        }
+        // udevd may have begun to work while the nodes were listed; that nothing is left is judged the strict way then.
+        let busy = busy || self.queue_is_busy();
+        for syspath in paths {
+            match self.look(&syspath, None, busy) {
+                Ok(Looked::Node(node)) => scan.nodes.push(*node),
+                Ok(Looked::Pending) => scan.pending.push(syspath),
+                Ok(Looked::Nothing) => {}
+                Err(error) => scan.failed.push(error),
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Which stay of a device this is, `None` if it is not there.
+    pub fn incarnation(&self, syspath: &SysPath) -> Result<Option<Incarnation>, SysfsError> {
+        incarnation_at(&self.path(syspath))
+    }
+
+    /// Whether the node is still that of the device it was read from: to be asked after access to its number was allowed.
+    pub fn still_is(&self, node: &HostNode) -> Result<bool, SysfsError> {
+        let dir = self.path(node.syspath());
+        Ok(incarnation_at(&dir)? == Some(node.incarnation())
+            && devnum_at(&dir, node.devnum.kind)? == Some(node.devnum))
+    }
+
+    /// Whether udev has events that it is not through with.
+    pub fn queue_is_busy(&self) -> bool {
+        self.roots.udev.join("queue").symlink_metadata().is_ok()
+    }
+
+    fn path(&self, syspath: &SysPath) -> PathBuf {
+        self.roots.sys.join(syspath.as_str().trim_start_matches('/'))
+    }
+
+    /// Reads one node. With `busy`, a record counts only if it is certain to be the present device's.
+    fn look(&mut self, syspath: &SysPath, event: Option<&Changed>, busy: bool) -> Result<Looked, SysfsError> {
+        let dir = self.path(syspath);
+        let Some(incarnation) = incarnation_at(&dir)? else {
+            return Ok(Looked::Nothing);
+        };
+        let uevent = match event {
+            Some(_) => Properties::new(),
+            None => uevent_at(&dir)?.unwrap_or_default(),
+        };
+        let subsystem = match event.and_then(|event| event.properties.get("SUBSYSTEM")) {
+            Some(subsystem) => Some(subsystem.clone()),
+            None => link_name(&dir.join("subsystem"))?,
+        };
+        let kind = match subsystem.as_deref() {
+            Some("block") => DevKind::Block,
+            Some(_) | None => DevKind::Char,
+        };
+        let Some(devnum) = devnum_at(&dir, kind)? else {
+            return Ok(Looked::Nothing);
+        };
+        let raw = event.map_or(&uevent, |event| &event.properties);
+        let Some(devname) = raw.get("DEVNAME").and_then(|name| name.parse::<NodePath>().ok()) else {
+            return Ok(Looked::Nothing);
+        };
+        let devtype = raw.get("DEVTYPE").cloned();
+        let (mode, born) = self.host_node(&devname, devnum);
+        let properties = match event {
+            // The event is of another device that had this place.
+            Some(event) if event.devnum != devnum => return Ok(Looked::Nothing),
+            Some(event) => event.properties.clone(),
+            None => match self.record(devnum, born, busy)? {
+                Some(record) => with_sysfs(record, uevent, syspath, subsystem.as_deref(), &devname),
+                None => return Ok(Looked::Pending),
+            },
+        };
+        let own = self.own_device(syspath, incarnation, subsystem, devtype)?;
+        let mut chain = vec![own];
+        self.ancestors(syspath, &mut chain)?;
+        self.name_ports(&mut chain);
+        self.remember(&chain);
+        if let Some(own) = chain.first_mut() {
+            self.own_attributes(&dir, own)?;
+        }
+        // All of this was one and the same device only if it is still there.
+        if incarnation_at(&dir)? != Some(incarnation) {
+            return Ok(Looked::Nothing);
+        }
+        Ok(Looked::Node(Box::new(HostNode {
+            devnum,
+            devname,
+            mode,
+            links: links(&properties),
+            properties: without_event(properties),
+            rule_aliases: Vec::new(),
+            chain,
+        })))
+    }
+
+    /// Mode of the host's node and when it was made, if it is there and has this number.
+    fn host_node(&self, devname: &NodePath, devnum: DevNum) -> (u16, Option<SystemTime>) {
+        match self.roots.dev.join(devname.as_path()).symlink_metadata() {
+            Ok(meta) if DevNum::from_stat(meta.mode(), meta.rdev()) == Some(devnum) => (
+                u16::try_from(meta.mode() & 0o777).unwrap_or(DEFAULT_MODE),
+                meta.created().ok(),
+            ),
+            Ok(_) | Err(_) => (DEFAULT_MODE, None),
+        }
+    }
+
+    /// udev's record for a number, if udev is done with the device that has it now.
+    fn record(
+        &self,
+        devnum: DevNum,
+        born: Option<SystemTime>,
+        busy: bool,
+    ) -> Result<Option<Properties>, SysfsError> {
+        let path = self.roots.udev.join("data").join(devnum.to_string());
+        let Some(mut file) = open(&path)? else {
+            return Ok(None);
+        };
+        if busy {
+            let written = file.metadata().and_then(|meta| meta.modified());
+            if !matches!((born, written), (Some(born), Ok(written)) if written > born) {
+                return Ok(None);
+            }
+        }
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut file)
+            .take(MAX_RECORD as u64)
+            .read_to_end(&mut bytes)
+            .map_err(failed("read", &path))?;
+        let record = udev_record::parse(&bytes);
+        let Some(initialized) = record.initialized else {
+            return Ok(None);
+        };
+        // An event of the number's former device may have rewritten its record since; what stays then is when udev
+        // first was done with that one.
+        if busy && !born.is_some_and(|born| began_after(initialized, born)) {
+            return Ok(None);
+        }
+        Ok(Some(record.properties))
+    }
+
+    /// The node's own directory as a device, without the attributes that belong to this node alone.
+    fn own_device(
+        &self,
+        syspath: &SysPath,
+        incarnation: Incarnation,
+        subsystem: Option<String>,
+        devtype: Option<String>,
+    ) -> Result<SysDevice, SysfsError> {
+        let dir = self.path(syspath);
+        let driver = link_name(&dir.join("driver"))?;
+        if let Some(known) = self
+            .cache
+            .get(syspath)
+            .filter(|known| known.incarnation == incarnation)
+        {
+            return Ok(SysDevice {
+                driver,
+                ..known.clone()
+            });
+        }
+        let mut device = SysDevice {
+            syspath: syspath.clone(),
+            incarnation,
+            subsystem,
+            devtype,
+            driver,
+            attributes: BTreeMap::new(),
+            port: None,
+        };
+        identify(&dir, &mut device)?;
+        Ok(device)
+    }
+
+    /// The devices above, nearest first, up to the PCI function or the top.
+    fn ancestors(&self, syspath: &SysPath, chain: &mut Vec<SysDevice>) -> Result<(), SysfsError> {
+        let mut above = syspath.parent();
+        let mut all_known = false;
+        while let Some(at) = above {
+            if let Some(device) = self.ancestor(&at, &mut all_known)? {
+                let is_controller = device.subsystem.as_deref() == Some("pci");
+                chain.push(device);
+                if is_controller {
+                    break;
+                }
+            }
+            above = at.parent();
+        }
+        Ok(())
+    }
+
+    /// The device at `at`, or `None` where that is only a folder.
+    fn ancestor(&self, at: &SysPath, all_known: &mut bool) -> Result<Option<SysDevice>, SysfsError> {
+        let dir = self.path(at);
+        let known = self.cache.get(at);
+        if *all_known {
+            if let Some(known) = known {
+                let driver = match &known.driver {
+                    Some(driver) => Some(driver.clone()),
+                    // It may have been read before the driver took it.
+                    None => link_name(&dir.join("driver"))?,
+                };
+                return Ok(Some(SysDevice {
+                    driver,
+                    ..known.clone()
+                }));
+            }
+        }
+        let Some(incarnation) = incarnation_at(&dir)? else {
+            return Ok(None);
+        };
+        if let Some(known) = known.filter(|known| known.incarnation == incarnation) {
+            // A directory that is still the same has only such above it. Its driver, though, may have changed: not that of
+            // those further up, since a driver takes along what hangs below when it goes.
+            *all_known = true;
+            return Ok(Some(SysDevice {
+                driver: link_name(&dir.join("driver"))?,
+                ..known.clone()
+            }));
+        }
+        let Some(uevent) = uevent_at(&dir)? else {
+            return Ok(None);
+        };
+        let mut device = SysDevice {
+            syspath: at.clone(),
+            incarnation,
+            subsystem: link_name(&dir.join("subsystem"))?,
+            devtype: uevent.get("DEVTYPE").cloned(),
+            driver: uevent.get("DRIVER").cloned(),
+            attributes: BTreeMap::new(),
+            port: None,
+        };
+        identify(&dir, &mut device)?;
+        Ok(Some(device))
+    }
+
+    /// Gives the USB devices of a chain the names of their sockets, from the root hub down.
+    fn name_ports(&self, chain: &mut [SysDevice]) {
+        let mut bus = None;
+        let mut hub = None;
+        for device in chain
+            .iter_mut()
+            .rev()
+            .filter(|device| usb_port::is_usb_device(device))
+        {
+            if let Some(found) = usb_port::bus_of_root_hub(device) {
+                bus = Some(found);
+                continue;
+            }
+            let Some(bus) = &bus else { return };
+            if device.port.is_none() {
+                let peer = || {
+                    link_name(&self.path(&device.syspath).join("port/peer"))
+                        .ok()
+                        .flatten()
+                };
+                device.port = usb_port::port_name(device, bus, hub.as_ref(), peer);
+            }
+            hub.clone_from(&device.port);
+        }
+    }
+
+    fn remember(&mut self, chain: &[SysDevice]) {
+        if self.cache.len() + chain.len() > MAX_CACHE {
+            self.cache.clear();
+        }
+        for device in chain {
+            match self.cache.get_mut(&device.syspath) {
+                Some(known) => known.clone_from(device),
+                None => {
+                    self.cache.insert(device.syspath.clone(), device.clone());
+                }
+            }
+        }
+    }
+
+    /// The attributes that only the node itself is asked for: those of its role, and those of the configuration.
+    fn own_attributes(&self, dir: &Path, own: &mut SysDevice) -> Result<(), SysfsError> {
+        let of_role = match own.subsystem.as_deref() {
+            Some("video4linux") => Some("index"),
+            Some("block") => Some("partition"),
+            Some(_) | None => None,
+        };
+        for name in of_role.into_iter().chain(self.wanted.iter().map(String::as_str)) {
+            add_attribute(dir, name, own)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a look at a directory of sysfs found.
+enum Looked {
+    /// A node with which udev is done.
+    Node(Box<HostNode>),
+    /// A node with which udev is not done.
+    Pending,
+    /// No node.
+    Nothing,
+}
+
+/// Reads what identifies a device of its kind.
+fn identify(dir: &Path, device: &mut SysDevice) -> Result<(), SysfsError> {
+    let names: &[&str] = match (device.subsystem.as_deref(), device.devtype.as_deref()) {
+        (Some("usb"), Some("usb_device")) => USB_DEVICE,
+        (Some("usb"), Some("usb_interface")) => &["bInterfaceNumber"],
+        (Some("usb-serial"), _) => &["port_number"],
+        (Some("pci"), _) => &["vendor", "device"],
+        _ => &[],
+    };
+    for name in names {
+        add_attribute(dir, name, device)?;
+    }
+    Ok(())
+}
+
+fn add_attribute(dir: &Path, name: &str, device: &mut SysDevice) -> Result<(), SysfsError> {
+    // A name leads downwards or along the device's own links, never up or to a place of its own.
+    if name.starts_with('/') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Ok(());
+    }
+    if device.attributes.contains_key(name) {
+        return Ok(());
+    }
+    if let Some(value) = attribute(&dir.join(name))? {
+        device.attributes.insert(name.into(), value);
+    }
+    Ok(())
+}
+
+/// `/devices/...` in the target of a link below `/sys/dev`.
+fn device_path(target: &Path) -> Option<SysPath> {
+    let text = target.to_str()?;
+    let at = text.find("/devices/")?;
+    text.get(at..)?.parse().ok()
+}
+
+fn incarnation_at(dir: &Path) -> Result<Option<Incarnation>, SysfsError> {
+    match dir.symlink_metadata() {
+        Ok(meta) => Ok(Some(Incarnation(meta.ino()))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(failed("look at", dir)(error)),
+    }
+}
+
+fn devnum_at(dir: &Path, kind: DevKind) -> Result<Option<DevNum>, SysfsError> {
+    let Some(text) = attribute(&dir.join("dev"))? else {
+        return Ok(None);
+    };
+    Ok(format!("{}{text}", kind.letter()).parse().ok())
+}
+
+/// The lines of the `uevent` file; `None` if this is no device.
+fn uevent_at(dir: &Path) -> Result<Option<Properties>, SysfsError> {
+    let Some(text) = attribute(&dir.join("uevent"))? else {
+        return Ok(None);
+    };
+    Ok(Some(
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect(),
+    ))
+}
+
+/// One attribute, trimmed; `None` if there is none or it gives no answer now.
+fn attribute(path: &Path) -> Result<Option<String>, SysfsError> {
+    let Some(mut file) = open(path)? else {
+        return Ok(None);
+    };
+    let mut buffer = [0; MAX_ATTRIBUTE];
+    match file.read(&mut buffer) {
+        Ok(len) => {
+            let bytes = buffer.get(..len).unwrap_or_default();
+            Ok(Some(String::from_utf8_lossy(bytes).trim().to_owned()))
+        }
+        Err(error) if is_gone(&error) || is_no_answer(&error) => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn open(path: &Path) -> Result<Option<File>, SysfsError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if is_gone(&error) || is_no_answer(&error) => Ok(None),
+        Err(error) => Err(failed("open", path)(error)),
+    }
+}
+
+/// The last component of a link's target; `None` if there is no such link.
+fn link_name(path: &Path) -> Result<Option<String>, SysfsError> {
+    match std::fs::read_link(path) {
+        Ok(target) => Ok(target
+            .file_name()
+            .and_then(|name| name.to_str())
+            .map(str::to_owned)),
+        Err(error) if is_gone(&error) || error.kind() == ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(failed("read the link", path)(error)),
+    }
+}
+
+fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SysfsError {
+    let path = path.to_owned();
+    move |source| SysfsError { op, path, source }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR)
+    )
+}
+
+/// Drivers refuse to answer for an attribute in many words.
+fn is_no_answer(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EACCES
+                | libc::EPERM
+                | libc::EIO
+                | libc::EINVAL
+                | libc::EISDIR
+                | libc::EOPNOTSUPP
+                | libc::EAGAIN
+                | libc::EBUSY
+                | libc::ENODATA
+                | libc::ETIMEDOUT
+                | libc::EPIPE
+                | libc::EPROTO
+        )
+    )
+}
+
+/// Whether a moment of the monotonic clock, in microseconds, lies after `born`.
+fn began_after(monotonic: u64, born: SystemTime) -> bool {
+    let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
+        return false;
+    };
+    let age = Duration::from(now).saturating_sub(Duration::from_micros(monotonic));
+    SystemTime::now()
+        .checked_sub(age)
+        .is_some_and(|began| began > born)
+}
+
+/// udev's links, as paths below `/dev`.
+fn links(properties: &Properties) -> Vec<NodePath> {
+    let text = properties.get("DEVLINKS").map(String::as_str).unwrap_or_default();
+    let mut links: Vec<NodePath> = text
+        .split_ascii_whitespace()
+        .take(MAX_LINKS)
+        .filter_map(|link| link.parse().ok())
+        .collect();
+    links.sort();
+    links
+}
+
+/// What the record and sysfs together say, with the names that events use.
+fn with_sysfs(
+    record: Properties,
+    uevent: Properties,
+    syspath: &SysPath,
+    subsystem: Option<&str>,
+    devname: &NodePath,
+) -> Properties {
+    let mut all = record;
+    all.extend(uevent);
+    all.insert("DEVPATH".into(), syspath.to_string());
+    all.insert("DEVNAME".into(), format!("/dev/{devname}"));
+    if let Some(subsystem) = subsystem {
+        all.insert("SUBSYSTEM".into(), subsystem.into());
+    }
+    all
+}
+
+/// Leaves out what belongs to the event and not to the device.
+fn without_event(mut properties: Properties) -> Properties {
+    for key in ["ACTION", "SEQNUM", "SYNTH_UUID", "UDEV_DATABASE_VERSION"] {
+        properties.remove(key);
+    }
+    properties
+}
+
+#[cfg(test)]
+mod tests;
