@@ -4,7 +4,9 @@
 
 pub mod access;
 pub mod api;
+pub mod client;
 pub mod host;
 pub mod model;
 pub mod plan;
+pub mod server;
 pub mod sys;
