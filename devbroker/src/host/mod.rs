@@ -5,6 +5,7 @@ pub mod access;
 pub mod alias_links;
 pub mod alias_records;
 pub mod event;
+pub mod ledger;
 pub mod monitor;
 pub mod sysfs;
 pub mod udev_queue;
