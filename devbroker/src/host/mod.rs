@@ -8,6 +8,7 @@ pub mod event;
 pub mod ledger;
 pub mod monitor;
 pub mod sysfs;
+pub mod systemd;
 pub mod udev_queue;
 pub mod udev_record;
 mod usb_port;

@@ -3,4 +3,5 @@
 #![expect(unsafe_code, reason = "raw system calls; every block says why it is sound")]
 
 pub mod bpf;
+pub(crate) mod inherited;
 pub(crate) mod socket;
