@@ -7,6 +7,7 @@ pub mod api;
 pub mod client;
 pub mod host;
 pub mod model;
+pub mod permissions;
 pub mod plan;
 pub mod server;
 pub mod sys;

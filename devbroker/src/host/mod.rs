@@ -4,6 +4,7 @@
 pub mod access;
 pub mod alias_links;
 pub mod alias_records;
+pub mod devfs;
 pub mod event;
 pub mod hook;
 pub mod ledger;

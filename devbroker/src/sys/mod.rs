@@ -5,3 +5,4 @@
 pub mod bpf;
 pub(crate) mod inherited;
 pub(crate) mod socket;
+pub mod xattr;
