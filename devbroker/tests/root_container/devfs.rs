@@ -1,23 +1,15 @@
 //! The container's `/dev` on the real kernel, with a container that does what it can to get in the way.
 
-mod inside;
-
+use crate::inside::{BASE, Container, hex, ids, private_host};
 use devbroker::host::devfs::{Devfs, DevfsError, Kind, Limits, Made};
-use devbroker::model::{Acl, AclEntry, AclTag, DevNum, NodePath};
+use devbroker::model::{Acl, AclEntry, AclTag, DevNum, IdMap, NodePath};
 use devbroker::permissions::{HostPerms, acl_to_xattr, to_inside};
-use inside::{BASE, Container, ids, private_host};
-use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A device that can be opened on any host: what `/dev/null` and `/dev/zero` are.
 const NULL: DevNum = DevNum::char(1, 3);
 const ZERO: DevNum = DevNum::char(1, 5);
-
-#[test]
-fn container_side() {
-    inside::obey();
-}
 
 struct Setup {
     devfs: Devfs,
@@ -70,6 +62,8 @@ fn a_placed_node_opens_inside_and_is_gone_when_withdrawn() {
             base,
             _folder,
         } = setup(own_users);
+        let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", container.pid)).unwrap();
+        assert_eq!(IdMap::parse(&uid_map), Some(ids(own_users)));
         let mut told = Vec::new();
         let node = path("bus/usb/001/004");
         let wanted = perms(base + 7, base + 8, 0o640);
@@ -390,12 +384,7 @@ fn an_acl_is_set_kept_and_taken() {
             .map(|(tag, perm)| AclEntry { tag, perm })
             .to_vec())
         };
-        let hex = |acl: &Acl| {
-            acl_to_xattr(acl).iter().fold(String::new(), |mut text, byte| {
-                write!(text, "{byte:02x}").unwrap();
-                text
-            })
-        };
+        let hex = |acl: &Acl| hex(&acl_to_xattr(acl));
         let wanted = HostPerms {
             uid: base,
             gid: base,
@@ -533,7 +522,7 @@ fn nothing_lands_where_the_tmpfs_was() {
 #[test]
 fn without_a_root_there_is_no_dev() {
     let folder = private_host();
-    let none = devbroker::model::IdMap::new(vec![]);
+    let none = IdMap::new(vec![]);
     let error = Devfs::create(&folder.path().join("devfs"), Limits::default(), &none, &none).unwrap_err();
     assert!(matches!(error, DevfsError::NoRoot(_)));
     assert!(!folder.path().join("devfs").exists());

@@ -1,6 +1,5 @@
 //! A container as far as these tests need one: a process in its own mount namespace, with or without its own user
 //! namespace, that does what it is told. It is this very test program, run again inside.
-#![allow(dead_code, reason = "each test program uses its own part of it")]
 
 use devbroker::model::{IdMap, IdRange};
 use devbroker::sys::xattr::{lgetxattr, lsetxattr};
@@ -10,12 +9,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, lstat};
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The first of the host's ids that a container with its own user namespace has.
 pub(crate) const BASE: u32 = 100_000;
@@ -148,7 +148,7 @@ pub(crate) fn obey() {
         return;
     }
     let mut kept: Vec<OwnedFd> = Vec::new();
-    let mut prober: Option<(Arc<AtomicBool>, std::thread::JoinHandle<Vec<String>>)> = None;
+    let mut prober: Option<(Arc<Prober>, std::thread::JoinHandle<Vec<String>>)> = None;
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
@@ -177,10 +177,7 @@ pub(crate) fn obey() {
                 let mut buffer = [0; 512];
                 let path = CString::new(rest).unwrap();
                 match lgetxattr(&path, c"system.posix_acl_access", &mut buffer) {
-                    Ok(length) => buffer[..length]
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect(),
+                    Ok(length) => hex(&buffer[..length]),
                     Err(error) => error.to_string(),
                 }
             }
@@ -193,14 +190,19 @@ pub(crate) fn obey() {
                 .unwrap()
                 .to_string(),
             "probe" => {
-                let (stop, path) = (Arc::new(AtomicBool::new(false)), PathBuf::from(rest));
-                let until = Arc::clone(&stop);
-                prober = Some((stop, std::thread::spawn(move || probe(&path, &until))));
+                let (shared, path) = (Arc::new(Prober::default()), PathBuf::from(rest));
+                let until = Arc::clone(&shared);
+                prober = Some((shared, std::thread::spawn(move || probe(&path, &until))));
                 "ok".into()
             }
             "probed" => {
-                let (stop, thread) = prober.take().unwrap();
-                stop.store(true, Ordering::Release);
+                let (shared, thread) = prober.take().unwrap();
+                // What is there now has to be seen as well.
+                let enough = shared.rounds.load(Ordering::Acquire) + 2;
+                while shared.rounds.load(Ordering::Acquire) < enough {
+                    std::thread::yield_now();
+                }
+                shared.stop.store(true, Ordering::Release);
                 thread.join().unwrap().join(", ")
             }
             other => panic!("unknown order {other}"),
@@ -209,6 +211,14 @@ pub(crate) fn obey() {
         writeln!(out, "@{answer}").unwrap();
         out.flush().unwrap();
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 fn try_open(path: &Path) -> String {
@@ -244,12 +254,19 @@ fn look(path: &Path) -> String {
     }
 }
 
+#[derive(Default)]
+struct Prober {
+    stop: AtomicBool,
+    rounds: AtomicU64,
+}
+
 /// Everything different that was seen at a path, as often as it can be looked at.
-fn probe(path: &Path, stop: &AtomicBool) -> Vec<String> {
+fn probe(path: &Path, shared: &Prober) -> Vec<String> {
     let mut seen = BTreeSet::new();
-    while !stop.load(Ordering::Acquire) {
+    while !shared.stop.load(Ordering::Acquire) {
         seen.insert(look(path));
         seen.insert(format!("open: {}", try_open(path)));
+        shared.rounds.fetch_add(1, Ordering::AcqRel);
     }
     seen.into_iter().collect()
 }
