@@ -10,7 +10,9 @@
 #[cfg(test)]
 mod interpreter;
 mod map;
+pub mod oci;
 mod program;
+pub mod takeover;
 
 pub use map::{Key, Value};
 pub use program::{Instruction, program};

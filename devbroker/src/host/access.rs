@@ -150,9 +150,7 @@ impl DeviceFilter {
             .attach_and_pin(cgroup, done)
             .inspect_err(|_| {
                 bpf::detach(cgroup, filter.program.as_fd()).err();
-                bpf::pinned(&dir.join(LINK))
-                    .and_then(|link| bpf::unlink(link.as_fd()))
-                    .err();
+                Self::unlink(dir).err();
             })
             .map_err(undo_folder)?;
         Ok(filter)
@@ -195,21 +193,45 @@ impl DeviceFilter {
         done(Step::Attached);
         let link = bpf::link(cgroup, self.program.as_fd()).map_err(self.failed("link the program"))?;
         done(Step::Linked);
-        if !self.verify(cgroup)?.is_whole() {
+        // Calls of this kind have been seen to succeed without effect.
+        if self.times(cgroup)? != 2 {
             return Err(FilterError::NotAttached(self.dir.clone()));
         }
         self.pin(link.as_fd(), LINK)?;
         done(Step::LinkPinned);
-        self.pin_program_and_map(done)
-    }
-
-    /// The map last: with it the filter is complete, and only then can anything be granted.
-    pub(crate) fn pin_program_and_map(&self, done: &mut dyn FnMut(Step)) -> Result<(), FilterError> {
-        self.pin(self.program.as_fd(), PROGRAM)?;
+        self.pin_program()?;
         done(Step::ProgramPinned);
-        self.pin(self.map.fd(), MAP)?;
+        self.pin_map()?;
         done(Step::MapPinned);
         Ok(())
+    }
+
+    /// Puts the program on `cgroup` by a pinned link.
+    pub(crate) fn link(&self, cgroup: BorrowedFd<'_>) -> Result<(), FilterError> {
+        let link = bpf::link(cgroup, self.program.as_fd()).map_err(self.failed("link the program"))?;
+        self.pin(link.as_fd(), LINK)
+    }
+
+    /// Ends the link pinned in `dir` now, if there is one.
+    pub(crate) fn unlink(dir: &Path) -> Result<(), FilterError> {
+        match bpf::pinned(&dir.join(LINK)) {
+            // A link whose cgroup is gone has nothing to end.
+            Ok(link) if bpf::link_info(link.as_fd()).is_ok_and(|link| link.cgroup.is_some()) => {
+                bpf::unlink(link.as_fd()).map_err(|source| call("end the link", dir, source))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(call("open the link", dir, source)),
+        }
+    }
+
+    pub(crate) fn pin_program(&self) -> Result<(), FilterError> {
+        self.pin(self.program.as_fd(), PROGRAM)
+    }
+
+    /// The last step: with the map's pin the filter is complete, and only then can anything be granted.
+    pub(crate) fn pin_map(&self) -> Result<(), FilterError> {
+        self.pin(self.map.fd(), MAP)
     }
 
     fn pin(&self, object: BorrowedFd<'_>, name: &str) -> Result<(), FilterError> {
@@ -346,22 +368,21 @@ impl DeviceFilter {
 
     /// Whether the program is still on `cgroup`, and in which ways.
     pub fn verify(&self, cgroup: BorrowedFd<'_>) -> Result<Attachment, FilterError> {
-        let times = bpf::query(cgroup)
-            .map_err(self.failed("list the cgroup's programs"))?
-            .into_iter()
-            .filter(|id| *id == self.program_id)
-            .count();
-        // The kernel does not tell which of the two an entry is; the link does.
-        let link = match bpf::pinned(&self.dir.join(LINK)) {
-            Ok(link) => bpf::link_info(link.as_fd())
-                .is_ok_and(|link| link.program == self.program_id && link.cgroup.is_some()),
-            // Not pinned (yet): then it is one of two.
-            Err(_) => times == 2,
-        };
+        let times = self.times(cgroup)?;
+        // The kernel does not tell which of the two an entry is; the link does. One without a pin is about to end.
+        let link = bpf::pinned(&self.dir.join(LINK))
+            .and_then(|link| bpf::link_info(link.as_fd()))
+            .is_ok_and(|link| link.program == self.program_id && link.cgroup.is_some());
         Ok(Attachment {
             program: times > usize::from(link),
             link: link && times > 0,
         })
+    }
+
+    /// How often the program is on `cgroup`.
+    fn times(&self, cgroup: BorrowedFd<'_>) -> Result<usize, FilterError> {
+        let ids = bpf::query(cgroup).map_err(self.failed("list the cgroup's programs"))?;
+        Ok(ids.into_iter().filter(|id| *id == self.program_id).count())
     }
 
     /// Puts back on `cgroup` what is missing; what it found before. The map, and with it all grants, stays as it is.

@@ -4,14 +4,18 @@
 pub mod access;
 pub mod alias_links;
 pub mod alias_records;
+pub mod cgroup;
 pub mod devfs;
 pub mod event;
 pub mod hook;
 pub mod ledger;
 pub mod monitor;
+pub mod oci;
 pub mod rule_aliases;
 pub mod sysfs;
 pub mod systemd;
+pub mod takeover;
 pub mod udev_queue;
 pub mod udev_record;
+pub mod unit_rules;
 mod usb_port;

@@ -1,174 +1,16 @@
-//! The device filter on a real kernel: needs root and a cgroup v2 mount. Each test has its own cgroup, with only its own
-//! probes in it, and its own mount namespace with its own bpffs; nothing of the host's is touched.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on fails"
-)]
+//! One container's filter.
 
+use crate::ground::{DISK, Ground, NULL, OTHER, STICK, wait_until};
 use devbroker::access::{DEFAULT_SEED, Numbers, SeedRule};
 use devbroker::host::access::{Attachment, CAPACITY, DeviceFilter, FilterError, Step};
 use devbroker::model::{Access, DevKind, DevNum};
 use devbroker::sys::bpf;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::poll;
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, umount2};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-/// Numbers of drivers' ranges for experiments (`Documentation/admin-guide/devices.txt`: 240 to 254), where nothing lives:
-/// an allowed open says ENXIO, a denied one EPERM.
-const STICK: DevNum = DevNum::char(240, 0);
-const OTHER: DevNum = DevNum::char(240, 1);
-const DISK: DevNum = DevNum::block(240, 0);
-const NULL: DevNum = DevNum::char(1, 3);
-
-/// A cgroup, and a tmpfs that only this thread and its children see, with a bpffs in it.
-struct Ground {
-    cgroup: PathBuf,
-    cgroup_fd: File,
-    dir: tempfile::TempDir,
-}
-
-impl Ground {
-    fn new(name: &str) -> Self {
-        unshare(CloneFlags::CLONE_NEWNS).expect("root is needed");
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        fs::create_dir(dir.path().join("bpf")).unwrap();
-        mount(
-            Some("bpf"),
-            &dir.path().join("bpf"),
-            Some("bpf"),
-            MsFlags::empty(),
-            none,
-        )
-        .unwrap();
-        let cgroup = cgroup2().join(format!("devbroker-test-{name}-{}", std::process::id()));
-        fs::create_dir(&cgroup).unwrap();
-        let cgroup_fd = File::open(&cgroup).unwrap();
-        Self {
-            cgroup,
-            cgroup_fd,
-            dir,
-        }
-    }
-
-    fn cgroup(&self) -> BorrowedFd<'_> {
-        self.cgroup_fd.as_fd()
-    }
-
-    fn pins(&self) -> PathBuf {
-        self.dir.path().join("bpf/devbroker/0123456789abcdef")
-    }
-
-    fn filter(&self) -> DeviceFilter {
-        DeviceFilter::create(self.cgroup(), &self.pins(), DEFAULT_SEED).unwrap()
-    }
-
-    /// Runs a shell command in the cgroup with `$1` as its argument; what it wrote to stderr, empty if it succeeded.
-    fn inside(&self, command: &str, argument: &Path) -> String {
-        let output = Command::new("sh")
-            .args([
-                "-c",
-                "echo $$ > \"$0/cgroup.procs\" && exec sh -c \"$1\" sh \"$2\"",
-            ])
-            .arg(&self.cgroup)
-            .arg(command)
-            .arg(argument)
-            .env("LC_ALL", "C")
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.success(), text.is_empty(), "{text}");
-        text
-    }
-
-    /// A node that the host makes.
-    fn node(&self, device: DevNum) -> PathBuf {
-        let path = self.dir.path().join(device.to_string());
-        if !path.exists() {
-            self.mknod(&path, device, "/");
-        }
-        path
-    }
-
-    fn mknod(&self, path: &Path, device: DevNum, cgroup: &str) -> bool {
-        let command = format!(
-            "mknod \"$1\" {} {} {}",
-            device.kind.letter(),
-            device.major,
-            device.minor
-        );
-        if cgroup == "/" {
-            let status = Command::new("sh")
-                .args(["-c", &command, "sh"])
-                .arg(path)
-                .status()
-                .unwrap();
-            assert!(status.success());
-            true
-        } else {
-            !self.inside(&command, path).contains("Operation not permitted")
-        }
-    }
-
-    fn allowed(&self, command: &str, device: DevNum) -> bool {
-        let said = self.inside(command, &self.node(device));
-        assert!(
-            said.is_empty()
-                || ["Operation not permitted", "No such device", "Input/output error"]
-                    .iter()
-                    .any(|error| said.contains(error)),
-            "{said}"
-        );
-        !said.contains("Operation not permitted")
-    }
-
-    /// What a process in the cgroup may do with a device.
-    fn access(&self, device: DevNum) -> Access {
-        let fresh = self.dir.path().join(format!("fresh-{device}"));
-        let mut access = Access::NONE;
-        for (yes, bit) in [
-            (self.allowed(": < \"$1\"", device), Access::READ),
-            (self.allowed(": >> \"$1\"", device), Access::WRITE),
-            (self.mknod(&fresh, device, "own"), Access::MKNOD),
-        ] {
-            if yes {
-                access = access.union(bit);
-            }
-        }
-        if access.contains(Access::MKNOD) {
-            fs::remove_file(fresh).unwrap();
-        }
-        access
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        // Its processes have been waited for.
-        fs::remove_dir(&self.cgroup).ok();
-        umount2(self.dir.path(), MntFlags::MNT_DETACH).ok();
-    }
-}
-
-fn cgroup2() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts
-        .lines()
-        .find(|line| line.contains(" - cgroup2 "))
-        .and_then(|line| line.split(' ').nth(4))
-        .expect("a cgroup v2 mount is needed")
-        .into()
-}
+use std::path::Path;
 
 #[test]
 fn the_seed_alone() {
@@ -277,6 +119,8 @@ fn either_attachment_is_enough() {
         program: true,
         link: false,
     };
+    assert_eq!(filter.verify(ground.cgroup()).unwrap(), program_only);
+    wait_until(|| bpf::query(ground.cgroup()).unwrap() == [filter.program_id()]);
     assert_eq!(filter.verify(ground.cgroup()).unwrap(), program_only);
     assert_eq!(ground.access(STICK), Access::MKNOD);
     assert_eq!(filter.repair(ground.cgroup()).unwrap(), program_only);
@@ -451,12 +295,7 @@ fn pins_of_a_removed_cgroup_are_seen_and_collected() {
     assert!(!DeviceFilter::is_dead(&ground.pins()));
     let pins = ground.pins();
     fs::remove_dir(&ground.cgroup).unwrap();
-    // The kernel lets go of a removed cgroup a little later, and tells nobody when.
-    let begin = Instant::now();
-    while !DeviceFilter::is_dead(&pins) {
-        assert!(begin.elapsed() < Duration::from_secs(20), "still attached");
-        poll(&mut [], 10_u8).unwrap();
-    }
+    wait_until(|| DeviceFilter::is_dead(&pins));
     DeviceFilter::collect(&pins).unwrap();
     DeviceFilter::collect(&pins).unwrap();
     assert!(!pins.exists());
