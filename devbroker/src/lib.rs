@@ -5,9 +5,11 @@
 pub mod access;
 pub mod api;
 pub mod client;
+pub mod config;
 pub mod host;
 pub mod model;
 pub mod permissions;
 pub mod plan;
+pub mod policy;
 pub mod server;
 pub mod sys;

@@ -1,21 +1,11 @@
 //! Which device an alias last stood for, kept across absences and reboots: one small file for each alias.
 
-use crate::model::{AliasName, PortName};
-use serde::{Deserialize, Serialize};
+use crate::model::AliasName;
+use crate::policy::AliasRecord;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-/// What is kept of the last holder of an alias.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AliasRecord {
-    /// Its serial number, if it had one.
-    pub serial: Option<String>,
-    /// The socket it was in, if it had one.
-    pub port: Option<PortName>,
-}
 
 /// A record that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +85,8 @@ impl AliasRecords {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::PortName;
+    use crate::policy::DeviceRecord;
 
     #[test]
     fn records_come_back() {
@@ -102,8 +94,11 @@ mod tests {
         let records = AliasRecords::new(&folder.path().join("aliases"));
         assert_eq!(records.load().unwrap(), (BTreeMap::new(), vec![]));
         let record = AliasRecord {
-            serial: None,
-            port: Some(PortName("0000:00:14.0/2.1".into())),
+            holder: DeviceRecord {
+                port: Some(PortName("0000:00:14.0/2.1".into())),
+                ..DeviceRecord::default()
+            },
+            passed: vec![],
         };
         let alias: AliasName = "tv.left".parse().unwrap();
         records.store(&alias, &AliasRecord::default()).unwrap();

@@ -38,6 +38,7 @@ const USB_DEVICE: &[&str] = &[
     "devpath",
     "manufacturer",
     "product",
+    "speed",
 ];
 
 /// Something that is there could not be read.

@@ -19,11 +19,12 @@ pub struct Incarnation(pub u64);
 pub struct PortName(pub String);
 
 impl PortName {
-    /// Whether this socket is `hub` or lies behind it (whole components: `2.1` is not behind `2.10`).
+    /// Whether this socket is `hub` or lies behind it (whole components: `2.1` is not behind `2.10`). A controller without
+    /// a chain is above all its sockets.
     pub fn is_behind(&self, hub: &Self) -> bool {
         self.0
             .strip_prefix(&hub.0)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']))
     }
 }
 

@@ -1,0 +1,578 @@
+//! One file: from bytes to what it says, with every fault.
+
+use super::diagnostic::{Diagnostic, Source};
+use super::table::{Faults, Integer, Table, integer, list, parsed, shorten, text, wrong_type};
+use super::{Alias, Detach, FileConfig, Grant, HexId, Key, Looks, Match, NodeRule, Place, SettingsDraft};
+use crate::model::{Access, AliasName, Origin, PortName, UserRef};
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE: usize = 1 << 20;
+
+const TOP: &[&str] = &["alias", "grant", "daemon", "detach"];
+const ALIAS: &[&str] = &["match", "primary"];
+const MATCH: &[&str] = &[
+    "vendor",
+    "product",
+    "serial",
+    "port",
+    "subsystem",
+    "driver",
+    "link",
+    "property",
+    "attr",
+    "whole",
+];
+const GRANT: &[&str] = &[
+    "alias",
+    "container",
+    "user",
+    "path",
+    "as",
+    "access",
+    "owner",
+    "group",
+    "mode",
+    "node",
+];
+const NODE: &[&str] = &["role", "omit", "path", "as", "access", "owner", "group", "mode"];
+const DAEMON: &[&str] = &["monitor", "receive_buffer", "reassert", "snapshot_seconds"];
+const DETACH: &[&str] = &["alias", "container"];
+
+const MATCH_EXAMPLE: &str = "match = { vendor = \"04b8\", product = \"011f\" }";
+
+/// Parses a file; where it lies follows from its path. See [`parse_file_in`].
+pub fn parse_file(path: &Path, bytes: &[u8]) -> (FileConfig, Vec<Diagnostic>) {
+    let place = if path.starts_with("/run/devbroker") {
+        Place::Runtime
+    } else if path.starts_with("/usr/lib/devbroker") {
+        Place::Vendor
+    } else {
+        Place::Admin
+    };
+    parse_file_in(path, place, bytes)
+}
+
+/// Parses a file. Of a faulty file the content is what could be understood; only one without errors may be used.
+pub fn parse_file_in(path: &Path, place: Place, bytes: &[u8]) -> (FileConfig, Vec<Diagnostic>) {
+    let mut file = FileConfig {
+        path: path.into(),
+        place,
+        settings: SettingsDraft::default(),
+        aliases: Vec::new(),
+        grants: Vec::new(),
+        detached: Vec::new(),
+    };
+    if bytes.len() > MAX_FILE {
+        let fault = Diagnostic::of_file(
+            path,
+            format!("the file has {} bytes, more than {MAX_FILE}", bytes.len()),
+        )
+        .help("split it into several files of the same folder");
+        return (file, vec![fault]);
+    }
+    let (content, invalid) = without_invalid(bytes);
+    let source = Source::new(path, &content);
+    let mut faults = Faults::new(&source);
+    for span in invalid {
+        faults.syntax(
+            &span,
+            "this is not UTF-8",
+            Some("expected text in UTF-8; save the file in that encoding".into()),
+        );
+    }
+    let (root, errors) = DeTable::parse_recoverable(&content);
+    for error in errors {
+        let end = content.len();
+        let span = error.span().unwrap_or(end..end);
+        let (message, help) = match error.message().split_once(", expected ") {
+            Some((message, expected)) => (message, Some(format!("expected {expected}"))),
+            None => (error.message(), None),
+        };
+        faults.syntax(&span, message, help);
+    }
+    read(&mut file, &mut faults, root.get_ref());
+    let faults = faults.finish(path);
+    (file, faults)
+}
+
+/// The text with every byte that is not UTF-8 as `?`, so that places stay as they are.
+fn without_invalid(bytes: &[u8]) -> (String, Vec<Range<usize>>) {
+    let mut content = String::with_capacity(bytes.len());
+    let mut invalid = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        content.push_str(chunk.valid());
+        let start = content.len();
+        content.extend(chunk.invalid().iter().map(|_| '?'));
+        if content.len() > start {
+            invalid.push(start..content.len());
+        }
+    }
+    (content, invalid)
+}
+
+fn read(file: &mut FileConfig, faults: &mut Faults<'_>, root: &DeTable<'_>) {
+    let root = Table::root(faults, "the file", root, 0..0, TOP);
+    if let Some(value) = root.get("daemon") {
+        file.settings = settings(faults, value);
+    }
+    if let Some(value) = root.get("alias") {
+        if let DeValue::Table(aliases) = value.get_ref() {
+            let all = aliases.iter().filter_map(|(name, body)| {
+                let name_span = name.span();
+                let name: &str = name.get_ref();
+                let parsed: Option<AliasName> =
+                    parsed(faults, name, &name_span, "a name, as in `[alias.scanner]`");
+                let body = alias(faults, name, name_span, body);
+                let (matches, primary, origin) = body?;
+                Some(Alias {
+                    name: parsed?,
+                    matches,
+                    primary,
+                    origin,
+                })
+            });
+            file.aliases = all.collect();
+            file.aliases.sort_by_key(|alias| alias.origin.line);
+        } else {
+            wrong_type(
+                faults,
+                "`alias`",
+                value,
+                "a table for each alias, as in `[alias.scanner]`",
+            );
+        }
+    }
+    let grants = entries(faults, &root, "grant", "[[grant]]");
+    file.grants = grants.iter().filter_map(|value| grant(faults, value)).collect();
+    let detached = entries(faults, &root, "detach", "[[detach]]");
+    for value in detached {
+        if file.place == Place::Runtime {
+            file.detached.extend(detach(faults, value));
+        } else {
+            faults.at(
+                &value.span(),
+                "`detach` holds until the next boot and cannot stand here",
+                "expected it below /run/devbroker/conf.d only; to take a device away for good, remove its `[[grant]]`",
+            );
+        }
+    }
+}
+
+/// The tables of a list of tables.
+fn entries<'t, 'i>(
+    faults: &mut Faults<'_>,
+    table: &Table<'t, 'i>,
+    key: &str,
+    header: &str,
+) -> Vec<&'t Spanned<DeValue<'i>>> {
+    let Some(value) = table.get(key) else {
+        return Vec::new();
+    };
+    if let DeValue::Array(entries) = value.get_ref() {
+        entries.iter().collect()
+    } else {
+        let help = format!("expected a list of tables: write `{header}`, with two brackets on each side");
+        faults.at(&value.span(), format!("`{key}` is not a list of tables"), help);
+        Vec::new()
+    }
+}
+
+fn settings(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> SettingsDraft {
+    let Some(table) = Table::new(faults, "the table `daemon`", value, DAEMON, "[daemon]") else {
+        return SettingsDraft::default();
+    };
+    let source = faults.source;
+    let flag = |(flag, span): (bool, Range<usize>)| (flag, source.origin(&span));
+    let number = |(number, span): (u32, Range<usize>)| (number, source.origin(&span));
+    SettingsDraft {
+        monitor: table.flag(faults, "monitor").map(flag),
+        receive_buffer: table.number(faults, "receive_buffer", 2048..=1 << 30).map(number),
+        reassert: table.flag(faults, "reassert").map(flag),
+        snapshot_seconds: table.number(faults, "snapshot_seconds", 0..=86_400).map(number),
+    }
+}
+
+type AliasBody = (Vec<Match>, Option<crate::model::Role>, Origin);
+
+fn alias(
+    faults: &mut Faults<'_>,
+    name: &str,
+    name_span: Range<usize>,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<AliasBody> {
+    let table = Table::new(faults, "an alias", value, ALIAS, "[alias.scanner]")?;
+    let origin = faults.source.origin(&name_span);
+    let primary = table.parse(faults, "primary", "a role, as in \"tty@if02\"");
+    let Some(value) = table.get("match") else {
+        faults.at(
+            &name_span,
+            format!("alias `{}` lacks `match`", shorten(name)),
+            format!("expected what tells its device, as in `{MATCH_EXAMPLE}`"),
+        );
+        return None;
+    };
+    let matches = match value.get_ref() {
+        DeValue::Table(_) => matching(faults, value).into_iter().collect(),
+        DeValue::Array(list) => several(faults, value.span(), list),
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => {
+            let expected = format!("a table or a list of tables, as in `{MATCH_EXAMPLE}`");
+            wrong_type(faults, "`match`", value, &expected);
+            Vec::new()
+        }
+    };
+    (!matches.is_empty()).then_some((matches, primary, origin))
+}
+
+fn several(faults: &mut Faults<'_>, span: Range<usize>, list: &DeArray<'_>) -> Vec<Match> {
+    if list.is_empty() {
+        faults.at(
+            &span,
+            "`match` is empty and would never match",
+            format!("expected at least one table, as in `{MATCH_EXAMPLE}`"),
+        );
+    }
+    list.iter().filter_map(|value| matching(faults, value)).collect()
+}
+
+fn matching(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Match> {
+    const ID: &str = "four hexadecimal digits, as in \"04b8\"";
+    let table = Table::new(faults, "a match", value, MATCH, MATCH_EXAMPLE)?;
+    let mut keys = Vec::new();
+    let id = |faults: &mut Faults<'_>, key| {
+        let (text, span) = table.text(faults, key, ID)?;
+        let id = text.parse::<HexId>().ok();
+        if id.is_none() {
+            let message = format!("`{}` is no id of a device", shorten(text));
+            faults.at(&span, message, format!("expected {ID}"));
+        }
+        id
+    };
+    keys.extend(id(faults, "vendor").map(Key::Vendor));
+    keys.extend(id(faults, "product").map(Key::Product));
+    let plain = |faults: &mut Faults<'_>, key, expected: &str| {
+        let (text, span) = table.text(faults, key, expected)?;
+        value_of(faults, text, &span, key, expected)
+    };
+    keys.extend(plain(faults, "serial", "the serial number, as in \"A50285BI\"").map(Key::Serial));
+    let port = plain(
+        faults,
+        "port",
+        "controller and chain of ports, as in \"0000:00:14.0/2.1\" (`devbroker devices` shows it)",
+    );
+    keys.extend(port.map(|text| Key::Port(PortName(text))));
+    keys.extend(plain(faults, "subsystem", "a subsystem, as in \"tty\"").map(Key::Subsystem));
+    keys.extend(plain(faults, "driver", "a driver, as in \"usblp\"").map(Key::Driver));
+    keys.extend(
+        table
+            .parse(
+                faults,
+                "link",
+                "a link below /dev, as in \"serial/by-id/usb-FTDI_A50285BI-if00-port0\"",
+            )
+            .map(Key::Link),
+    );
+    for (name, text) in named(
+        faults,
+        &table,
+        "property",
+        "property.ID_MODEL = \"DS4\"",
+        property_name,
+    ) {
+        keys.push(Key::Property(name, text));
+    }
+    for (name, text) in named(faults, &table, "attr", "attr.index = \"0\"", attribute_name) {
+        keys.push(Key::Attribute(name, text));
+    }
+    let whole = table.flag(faults, "whole").is_some_and(|(whole, _)| whole);
+    let any = MATCH
+        .iter()
+        .filter(|key| **key != "whole")
+        .any(|key| table.get(key).is_some());
+    if !any {
+        faults.at(
+            &value.span(),
+            "a match without keys would match every device",
+            format!(
+                "expected one or more of {}",
+                list(MATCH.get(..9).unwrap_or(MATCH))
+            ),
+        );
+    }
+    (!keys.is_empty()).then(|| Match {
+        keys,
+        whole,
+        origin: faults.source.origin(&value.span()),
+    })
+}
+
+/// A value to compare with: not empty, short, without control characters, which no kernel gives.
+fn value_of(
+    faults: &mut Faults<'_>,
+    text: &str,
+    span: &Range<usize>,
+    key: &str,
+    expected: &str,
+) -> Option<String> {
+    if text.is_empty() || text.len() > 255 || text.chars().any(char::is_control) {
+        faults.at(
+            span,
+            format!("`{key}` cannot be `{}`", shorten(text)),
+            format!("expected {expected}: 1 to 255 bytes without control characters"),
+        );
+        return None;
+    }
+    Some(text.into())
+}
+
+/// The pairs of `property` or `attr`.
+fn named(
+    faults: &mut Faults<'_>,
+    table: &Table<'_, '_>,
+    key: &str,
+    example: &str,
+    fits: fn(&str) -> bool,
+) -> Vec<(String, String)> {
+    let Some(value) = table.get(key) else {
+        return Vec::new();
+    };
+    let DeValue::Table(pairs) = value.get_ref() else {
+        wrong_type(
+            faults,
+            &format!("`{key}`"),
+            value,
+            &format!("a name after the point, as in `{example}`"),
+        );
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    for (name, value) in pairs {
+        let (span, name): (_, &str) = (name.span(), name.get_ref());
+        if !fits(name) {
+            faults.at(
+                &span,
+                format!("`{}` cannot be the name after `{key}`", shorten(name)),
+                format!("expected a name, as in `{example}`"),
+            );
+            continue;
+        }
+        let what = format!("`{key}.{name}`");
+        if let Some((value, span)) = text(faults, &what, value, &format!("a text, as in `{example}`")) {
+            let value = value_of(faults, value, &span, &format!("{key}.{name}"), "a text");
+            all.extend(value.map(|value| (name.to_owned(), value)));
+        }
+    }
+    all
+}
+
+fn property_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-:".contains(&b))
+}
+
+/// A file below the node's own directory in sysfs: it must not lead out of it.
+fn attribute_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-:/".contains(&b))
+}
+
+fn grant(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Grant> {
+    const ACCESS: &str = "\"r\", \"w\" or \"rw\", with \"m\" where the container may also mknod it";
+    let table = Table::new(faults, "a grant", value, GRANT, "[[grant]]")?;
+    let alias = table.need(faults, "alias", "the name of an alias, as in alias = \"scanner\"");
+    let container = table.need(
+        faults,
+        "container",
+        "engine and name, as in container = \"ctm:scan\" or \"ctm:lab-*\"",
+    );
+    let user = table.number(faults, "user", 0..=u32::MAX - 1);
+    let access = table.parse(faults, "access", ACCESS);
+    let looks = looks(faults, &table);
+    let rules = entries(faults, &table, "node", "[[grant.node]]");
+    let mut nodes: Vec<NodeRule> = Vec::new();
+    for value in rules {
+        let Some(table) = Table::new(faults, "a grant's node", value, NODE, "[[grant.node]]") else {
+            continue;
+        };
+        let role = table.need(faults, "role", "a role, as in role = \"usb_device\"");
+        let rule = NodeRule {
+            omit: table.flag(faults, "omit").is_some_and(|(omit, _)| omit),
+            access: table.parse(faults, "access", ACCESS),
+            looks: self::looks(faults, &table),
+            origin: faults.source.origin(&table.span),
+            role: match role {
+                Some(role) => role,
+                None => continue,
+            },
+        };
+        if let Some(before) = nodes.iter().find(|before| before.role == rule.role) {
+            let message = format!("role `{}` has two entries in one grant", rule.role);
+            let help = format!("expected one; the first is at line {}", before.origin.line);
+            faults.at(&table.span, message, help);
+        }
+        nodes.push(rule);
+    }
+    Some(Grant {
+        alias: alias?,
+        container: container?,
+        user: user.map_or(0, |(user, _)| user),
+        access: access.unwrap_or(Access::READ_WRITE),
+        looks,
+        nodes,
+        origin: faults.source.origin(&table.span),
+    })
+}
+
+fn looks(faults: &mut Faults<'_>, table: &Table<'_, '_>) -> Looks {
+    const PATH: &str = "a path below the container's /dev, as in \"scanner\"";
+    let path: Option<crate::model::NodePath> = table.parse(faults, "path", PATH);
+    if let Some(reserved) = path.as_ref().and_then(|path| reserved(path.as_str())) {
+        let span = table.get("path").map_or(0..0, Spanned::span);
+        faults.at(
+            &span,
+            format!("`{reserved}` in /dev is the container's own"),
+            "expected another path: this one would hide what programs inside rely on",
+        );
+    }
+    let as_node = match table.text(faults, "as", "\"link\" or \"node\"") {
+        Some(("node", span)) => {
+            if table.get("path").is_none() {
+                faults.at(
+                    &span,
+                    "`as` without `path`",
+                    "expected `path` as well: it says where the node goes",
+                );
+            }
+            true
+        }
+        Some(("link", _)) | None => false,
+        Some((other, span)) => {
+            faults.at(
+                &span,
+                format!("`as` cannot be `{}`", shorten(other)),
+                "expected \"link\" (the node is at the kernel's name, `path` leads to it) or \"node\"",
+            );
+            false
+        }
+    };
+    Looks {
+        path,
+        as_node,
+        owner: user(faults, table, "owner"),
+        group: user(faults, table, "group"),
+        mode: mode(faults, table),
+    }
+}
+
+/// Names that every container's /dev has, and folders that are the broker's or other file systems.
+fn reserved(path: &str) -> Option<&str> {
+    const NAMES: &[&str] = &[
+        "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "stdin", "stdout", "stderr",
+        "log", "initctl",
+    ];
+    const FOLDERS: &[&str] = &["pts", "shm", "mqueue", "fd", "devbroker", "hugepages"];
+    let first = path.split('/').next().unwrap_or_default();
+    (NAMES.contains(&first) || FOLDERS.contains(&first)).then_some(first)
+}
+
+/// A number, or a name as `useradd` takes it.
+fn user_ref(text: &str) -> Option<UserRef> {
+    let name = (1..=32).contains(&text.len())
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.$".contains(&b));
+    if name {
+        return Some(UserRef::Name(text.into()));
+    }
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let id: u32 = text.parse().ok().filter(|_| digits)?;
+    (id < u32::MAX).then_some(UserRef::Id(id))
+}
+
+fn user(faults: &mut Faults<'_>, table: &Table<'_, '_>, key: &str) -> Option<UserRef> {
+    let expected = "a name or number in the container, as in \"saned\" or 1000";
+    let value = table.get(key)?;
+    match integer(value.get_ref()) {
+        Integer::Fits(id) if id < u32::MAX => Some(UserRef::Id(id)),
+        Integer::Fits(_) | Integer::TooLarge => {
+            faults.at(
+                &value.span(),
+                format!("`{key}` is out of range"),
+                format!("expected {expected}"),
+            );
+            None
+        }
+        Integer::No => {
+            let (text, span) = table.text(faults, key, expected)?;
+            let user = user_ref(text);
+            if user.is_none() {
+                let message = format!("`{}` is no name or number of a user or group", shorten(text));
+                faults.at(&span, message, format!("expected {expected}"));
+            }
+            user
+        }
+    }
+}
+
+fn mode(faults: &mut Faults<'_>, table: &Table<'_, '_>) -> Option<u16> {
+    let expected = "octal digits in quotes, as in \"0660\", at most \"0777\"";
+    let value = table.get("mode")?;
+    if let DeValue::Integer(number) = value.get_ref() {
+        if number.radix() != 8 {
+            faults.at(
+                &value.span(),
+                "`mode` is a decimal number, and modes are octal",
+                format!("expected {expected}"),
+            );
+            return None;
+        }
+    }
+    let digits = match value.get_ref() {
+        DeValue::Integer(number) => number.as_str(),
+        DeValue::String(text) => text,
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => {
+            wrong_type(faults, "`mode`", value, expected);
+            return None;
+        }
+    };
+    let fits = (3..=4).contains(&digits.len()) && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let mode = u16::from_str_radix(digits, 8)
+        .ok()
+        .filter(|mode| fits && *mode <= 0o777);
+    if mode.is_none() {
+        let message = format!("`{}` is no mode of a node", shorten(digits));
+        faults.at(&value.span(), message, format!("expected {expected}"));
+    }
+    mode
+}
+
+fn detach(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Detach> {
+    let table = Table::new(faults, "a detach", value, DETACH, "[[detach]]")?;
+    let alias = table.need(faults, "alias", "the name of an alias");
+    let container = table.need(faults, "container", "engine and name, as in \"ctm:scan\"");
+    Some(Detach {
+        alias: alias?,
+        container: container?,
+        origin: faults.source.origin(&table.span),
+    })
+}

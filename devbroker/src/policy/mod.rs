@@ -1,0 +1,24 @@
+//! What the configuration means for the devices that are there: which device an alias stands for, which nodes belong
+//! to it, who gets them. Pure; remembers nothing, the caller passes what was bound and recorded before.
+
+mod anchor;
+mod bind;
+mod candidates;
+mod explain;
+mod grants;
+mod members;
+mod role;
+
+pub use anchor::{Anchor, Cover};
+pub use bind::{AliasRecord, Binding, BoundBy, DeviceRecord, bind};
+pub use candidates::{Candidate, candidates, wanted_attributes};
+pub use explain::{
+    AliasExplanation, DeviceExplanation, KeyExplanation, MatchExplanation, explain_alias, explain_device,
+    propose, telling_apart,
+};
+pub use grants::{alias_link, grants, role_link, wants};
+pub use members::{Member, members};
+pub use role::role;
+
+#[cfg(test)]
+mod tests;
