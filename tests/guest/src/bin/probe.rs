@@ -1,0 +1,248 @@
+//! Looks at device nodes from inside: in the machine and, because it needs
+//! nothing but the kernel, in any container. One line a result on standard
+//! output; exit status 0 when the thing asked for happened.
+//!
+//! ```text
+//! probe open PATH [--rw]                 ok char 188:0 660 0:20  |  EPERM char ...  |  ENOENT
+//! probe stat PATH                        char 188:0 660 0:20     |  ENOENT
+//! probe watch-open PATH --until FILE [--every-us 200] [--rw]
+//!                                        FIRST_US COUNT OUTCOME, a line for each change
+//! probe mknod PATH c|b MAJOR MINOR [MODE]
+//! probe hold PATH [--rw]                 opens, prints "ok ...", holds it until its input ends
+//! probe hold-opath PATH                  the same with O_PATH; then reopens it through /proc/self/fd
+//!                                        for each line of its input and prints the outcome
+//! probe wait-path [--gone] PATH [SECONDS]
+//! ```
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use devbroker_guest::look::{Face, Outcome, open};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (flags, words): (Vec<&str>, Vec<&str>) = arguments
+        .iter()
+        .map(String::as_str)
+        .partition(|word| matches!(*word, "--rw" | "--gone"));
+    let rw = flags.contains(&"--rw");
+    let result = match words.as_slice() {
+        ["open", path] => try_open(Path::new(path), rw),
+        ["stat", path] => stat(Path::new(path)),
+        ["watch-open", path, rest @ ..] => match watch_options(rest) {
+            Some((until, every)) => watch_open(Path::new(path), rw, &until, every),
+            None => return usage(),
+        },
+        ["mknod", path, kind @ ("c" | "b"), major, minor, rest @ ..] => {
+            let mode = rest
+                .first()
+                .map_or(Ok(0o666), |mode| u32::from_str_radix(mode, 8));
+            match (major.parse(), minor.parse(), mode) {
+                (Ok(major), Ok(minor), Ok(mode)) => make(Path::new(path), kind, major, minor, mode),
+                _ => return usage(),
+            }
+        }
+        ["hold", path] => hold(Path::new(path), rw),
+        ["hold-opath", path] => hold_opath(Path::new(path)),
+        ["wait-path", path, rest @ ..] => {
+            let seconds = rest.first().map_or(Ok(50), |seconds| seconds.parse());
+            match seconds {
+                Ok(seconds) => wait_path(
+                    Path::new(path),
+                    flags.contains(&"--gone"),
+                    Duration::from_secs(seconds),
+                ),
+                Err(_) => return usage(),
+            }
+        }
+        _ => return usage(),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nowhere else to say it.
+            writeln!(io::stderr(), "probe: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    let text = "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path PATH ... (see its source)";
+    writeln!(io::stderr(), "{text}").ok();
+    ExitCode::from(USAGE)
+}
+
+fn say(line: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+fn try_open(path: &Path, rw: bool) -> io::Result<bool> {
+    let (outcome, _file) = open(path, rw);
+    say(outcome)?;
+    Ok(matches!(outcome, Outcome::Opened(_)))
+}
+
+fn stat(path: &Path) -> io::Result<bool> {
+    let face = Face::at(path);
+    match face {
+        Ok(face) => say(face)?,
+        Err(errno) => say(format!("{errno:?}"))?,
+    }
+    Ok(face.is_ok())
+}
+
+fn watch_options(words: &[&str]) -> Option<(PathBuf, Duration)> {
+    let mut until = None;
+    let mut every = Duration::from_micros(200);
+    for pair in words.chunks(2) {
+        match pair {
+            ["--until", file] => until = Some(PathBuf::from(file)),
+            ["--every-us", number] => every = Duration::from_micros(number.parse().ok()?),
+            _ => return None,
+        }
+    }
+    Some((until?, every))
+}
+
+/// Opens again and again; prints a line whenever the outcome is another one than
+/// before, once it is over: since when (microseconds from the start) and how often.
+fn watch_open(path: &Path, rw: bool, until: &Path, every: Duration) -> io::Result<bool> {
+    let start = Instant::now();
+    let mut next = start;
+    let mut seen: Option<(Outcome, Instant, u64)> = None;
+    let mut over = false;
+    while !over {
+        over = until.exists();
+        let now = Instant::now();
+        let (outcome, file) = open(path, rw);
+        drop(file);
+        seen = match seen {
+            Some((same, first, count)) if same == outcome => Some((same, first, count + 1)),
+            before => {
+                if before.is_none() {
+                    say("watching")?;
+                }
+                report(start, before)?;
+                Some((outcome, now, 1))
+            }
+        };
+        next += every;
+        pause(next.saturating_duration_since(Instant::now()));
+        next = next.max(Instant::now());
+    }
+    report(start, seen)?;
+    Ok(true)
+}
+
+fn report(start: Instant, seen: Option<(Outcome, Instant, u64)>) -> io::Result<()> {
+    let Some((outcome, first, count)) = seen else {
+        return Ok(());
+    };
+    say(format!(
+        "{} {count} {outcome}",
+        first.duration_since(start).as_micros()
+    ))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the interval between two looks is the purpose"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn make(path: &Path, kind: &str, major: u64, minor: u64, mode: u32) -> io::Result<bool> {
+    let kind = if kind == "c" {
+        SFlag::S_IFCHR
+    } else {
+        SFlag::S_IFBLK
+    };
+    match mknod(path, kind, Mode::from_bits_truncate(mode), makedev(major, minor)) {
+        Ok(()) => say("ok").map(|()| true),
+        Err(errno) => say(format!("{errno:?}")).map(|()| false),
+    }
+}
+
+fn hold(path: &Path, rw: bool) -> io::Result<bool> {
+    let (outcome, file) = open(path, rw);
+    say(outcome)?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(file.is_some())
+}
+
+fn hold_opath(path: &Path) -> io::Result<bool> {
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_PATH.bits())
+        .open(path);
+    let held = match held {
+        Ok(held) => held,
+        Err(error) => {
+            say(format!(
+                "{:?}",
+                Errno::from_raw(error.raw_os_error().unwrap_or(0))
+            ))?;
+            return Ok(false);
+        }
+    };
+    say(format!("ok {}", Face::at(path)?))?;
+    let again = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    for line in io::stdin().lock().lines() {
+        line?;
+        let (outcome, _file) = open(&again, false);
+        say(outcome)?;
+    }
+    Ok(true)
+}
+
+/// Waits for the folders on the way as well as for the last component. A mount
+/// over one of them makes no event, hence the look every 50 ms.
+fn wait_path(path: &Path, gone: bool, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
+    let there = || path.symlink_metadata().is_ok() != gone;
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    while !there() {
+        let nearest = path
+            .ancestors()
+            .skip(1)
+            .find(|folder| folder.is_dir())
+            .unwrap_or(Path::new("/"));
+        let interest = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE_SELF;
+        // A folder that vanished in between is found out in the next round.
+        inotify.add_watch(nearest, interest).ok();
+        if there() {
+            break;
+        }
+        if Instant::now() > deadline {
+            let what = if gone { "still there" } else { "never came" };
+            say(format!("{what}: {}", path.display()))?;
+            return Ok(false);
+        }
+        let mut polled = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut polled, PollTimeout::from(50_u8))?;
+        inotify.read_events().ok();
+    }
+    Ok(true)
+}

@@ -1,0 +1,11 @@
+//! Everything that runs the built programs from outside: the virtual machine
+//! with real hot-plug ([`vm`]), the scenarios in it ([`scenarios`]), what
+//! starts and counts them ([`runner`], [`check`]).
+//!
+//! Knows the product only by its programs' command lines and output. `README.md`
+//! beside this crate is the manual for those who write scenarios.
+
+pub mod check;
+pub mod runner;
+pub mod scenarios;
+pub mod vm;

@@ -1,0 +1,26 @@
+//! The scenarios: each a function that is given a lab, makes machines in it and
+//! says what must hold there.
+
+mod usb_fixtures;
+
+use anyhow::Result;
+
+use crate::vm::Lab;
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Its name, as in `make scenario NAME=...`.
+    pub name: &'static str,
+    /// What happens in it, in one line.
+    pub about: &'static str,
+    /// Runs it; the error says what did not hold.
+    pub run: fn(&Lab) -> Result<()>,
+}
+
+/// All scenarios, in the order in which they run: long ones first.
+pub const ALL: &[Scenario] = &[Scenario {
+    name: "usb-fixtures",
+    about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
+    run: usb_fixtures::run,
+}];

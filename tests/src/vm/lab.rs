@@ -1,0 +1,90 @@
+//! What a scenario is given: machines, and the programs to try in them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+
+use super::log::Log;
+use super::machine::Vm;
+use super::state::Saved;
+
+/// Makes machines for one scenario.
+#[derive(Debug)]
+pub struct Lab {
+    saved: Saved,
+    share: PathBuf,
+    folder: PathBuf,
+    log: Log,
+    started: AtomicU32,
+    machines: Mutex<Vec<Vm>>,
+}
+
+impl Lab {
+    /// A lab whose machines see `share` at `/shared` and that writes its logs to `folder`.
+    pub fn new(saved: Saved, share: &Path, folder: &Path, name: &str) -> Result<Self> {
+        let log = Log::create(&folder.join(format!("{name}.log")))?;
+        Ok(Self {
+            saved,
+            share: share.to_owned(),
+            folder: folder.join(name),
+            log,
+            started: AtomicU32::new(0),
+            machines: Mutex::default(),
+        })
+    }
+
+    /// A machine that goes on from the saved state: booted, settled, modules
+    /// loaded. What it writes to its disk is forgotten with it.
+    pub fn restore(&self) -> Result<Vm> {
+        Vm::restore(self)
+    }
+
+    /// A machine booted from its disk, which it keeps across [`Vm::reboot`].
+    pub fn boot(&self) -> Result<Vm> {
+        Vm::boot(self)
+    }
+
+    /// The scenario's log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Keeps a machine until the scenario's end, for [`Lab::post_mortem`].
+    pub(crate) fn keep(&self, vm: &Vm) {
+        self.machines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(vm.clone());
+    }
+
+    /// Lets all machines tell their logs what one wants to know after a failure.
+    pub(crate) fn post_mortem(&self) {
+        for vm in self
+            .machines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            vm.post_mortem();
+        }
+    }
+
+    /// The saved state that machines go on from.
+    pub(crate) fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// The host's folder that machines see.
+    pub(crate) fn share(&self) -> &Path {
+        &self.share
+    }
+
+    /// Where the next machine's console goes: `NAME.1.console`, `NAME.2.console`, ...
+    pub(crate) fn next_console(&self) -> PathBuf {
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        self.folder.with_file_name(format!("{name}.{number}.console"))
+    }
+}

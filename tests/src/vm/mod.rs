@@ -1,0 +1,28 @@
+//! A virtual machine with real udev and real USB hot-plug, under QEMU's own
+//! emulation, so that it is the same on every host.
+//!
+//! [`image`] makes the disk, [`state`] boots it once and saves the running
+//! machine, [`lab`] hands restored or freshly booted machines to scenarios, and
+//! [`machine`] is such a machine. [`gadget`] and [`usb`] are what can be plugged in.
+
+mod agent;
+mod cache;
+mod cpio;
+mod qemu;
+mod qmp;
+
+pub mod gadget;
+pub mod image;
+pub mod lab;
+pub mod log;
+pub mod machine;
+pub mod probe;
+pub mod state;
+pub mod usb;
+
+pub use agent::{Job, Output};
+pub use gadget::{Controller, Gadget, Printer};
+pub use lab::Lab;
+pub use machine::Vm;
+pub use probe::{Sighting, Watch};
+pub use usb::{Disk, Hub, Plugged, Stick};
