@@ -2,7 +2,7 @@
 //!
 //! For `RUN+="/usr/lib/devbroker/hook [CONTAINER]"`: udev holds its own broadcast until such programs end, so this one sends a
 //! datagram and is done; it never waits and always succeeds, daemon or not. A link to it named `NAME.dev` means container
-//! NAME. For scripts, `--wait` waits until the daemon is through with the device, and fails if it is not within half a minute.
+//! NAME. `--socket PATH` tells a daemon that listens elsewhere. For scripts, `--wait` waits until the daemon is through with the device, and fails if it is not within half a minute.
 
 use devbroker::api::{self, Sync};
 use devbroker::client::{CALL, Client};
@@ -11,7 +11,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             .map(|(key, value)| (key.as_bytes(), value.as_bytes())),
     );
     // Nobody to tell: the daemon looks at everything when it starts, and udev is not to be told either.
-    drop(send(Path::new(SOCKET), datagram.as_deref()));
+    drop(send(&arguments.socket, datagram.as_deref()));
     if !arguments.wait {
         return ExitCode::SUCCESS;
     }
@@ -49,9 +49,10 @@ fn wait() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What the command line says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Arguments {
     wait: bool,
+    socket: PathBuf,
     container: Option<Vec<u8>>,
 }
 
@@ -60,14 +61,17 @@ impl Arguments {
         let program = words.next().unwrap_or_default();
         let mut found = Self {
             wait: false,
+            socket: SOCKET.into(),
             container: Path::new(&program)
                 .file_name()
                 .and_then(|name| name.as_bytes().strip_suffix(b".dev"))
                 .map(<[u8]>::to_vec),
         };
-        for word in words {
+        while let Some(word) = words.next() {
             if word == "--wait" {
                 found.wait = true;
+            } else if word == "--socket" {
+                found.socket = words.next().unwrap_or_default().into();
             } else {
                 found.container = Some(word.into_vec());
             }
@@ -82,17 +86,20 @@ mod tests {
 
     #[test]
     fn a_container_by_argument_or_by_the_programs_name() {
-        for (line, wait, container) in [
-            ("/usr/lib/devbroker/hook", false, None),
-            ("/usr/lib/devbroker/hook scan", false, Some("scan")),
-            ("hook --wait", true, None),
-            ("hook --wait pid:x", true, Some("pid:x")),
-            ("/etc/udev/scan.dev", false, Some("scan")),
-            ("/etc/udev/scan.dev other", false, Some("other")),
-            ("scan.device", false, None),
+        for (line, wait, socket, container) in [
+            ("/usr/lib/devbroker/hook", false, SOCKET, None),
+            ("/usr/lib/devbroker/hook scan", false, SOCKET, Some("scan")),
+            ("hook --wait", true, SOCKET, None),
+            ("hook --wait pid:x", true, SOCKET, Some("pid:x")),
+            ("/etc/udev/scan.dev", false, SOCKET, Some("scan")),
+            ("/etc/udev/scan.dev other", false, SOCKET, Some("other")),
+            ("scan.device", false, SOCKET, None),
+            ("hook --socket /run/x scan", false, "/run/x", Some("scan")),
+            ("hook --socket", false, "", None),
         ] {
             let expected = Arguments {
                 wait,
+                socket: socket.into(),
                 container: container.map(|name| name.as_bytes().to_vec()),
             };
             assert_eq!(

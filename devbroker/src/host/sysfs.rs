@@ -7,23 +7,25 @@
 //! when the one above it goes. If the node's directory has the same inode before and after all the reading, everything above
 //! it was the same all the while.
 
+mod files;
+mod properties;
+
+pub use files::SysfsError;
+
 use super::event::{Changed, Properties};
 use super::udev_record::{self, MAX_RECORD};
 use super::usb_port;
 use crate::model::{DevKind, DevNum, HostNode, Incarnation, NodePath, SysDevice, SysPath};
+use files::{attribute, device_path, devnum_at, failed, incarnation_at, link_name, open, uevent_at};
+use properties::{links, of_device, with_sysfs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How many of udev's links of one node are kept.
-const MAX_LINKS: usize = 256;
 /// How many devices are remembered; more than a big host has, and none is lost by forgetting.
 const MAX_CACHE: usize = 16_384;
-/// sysfs never gives more for one attribute (`PAGE_SIZE`).
-const MAX_ATTRIBUTE: usize = 4096;
 /// The mode of a node that the host does not have in `/dev`: what the kernel gives without further word.
 const DEFAULT_MODE: u16 = 0o600;
 
@@ -40,15 +42,6 @@ const USB_DEVICE: &[&str] = &[
     "product",
     "speed",
 ];
-
-/// Something that is there could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {op} {path}: {source}; the device is left as it is until the next event or scan")]
-pub struct SysfsError {
-    op: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
 
 /// Where the trees are that are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +231,7 @@ impl Reader {
             devname,
             mode,
             links: links(&properties),
-            properties: without_event(properties),
+            properties: of_device(properties),
             rule_aliases: Vec::new(),
             chain,
         })))
@@ -477,110 +470,6 @@ fn add_attribute(dir: &Path, name: &str, device: &mut SysDevice) -> Result<(), S
     Ok(())
 }
 
-/// `/devices/...` in the target of a link below `/sys/dev`.
-fn device_path(target: &Path) -> Option<SysPath> {
-    let text = target.to_str()?;
-    let at = text.find("/devices/")?;
-    text.get(at..)?.parse().ok()
-}
-
-fn incarnation_at(dir: &Path) -> Result<Option<Incarnation>, SysfsError> {
-    match dir.symlink_metadata() {
-        Ok(meta) => Ok(Some(Incarnation(meta.ino()))),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(failed("look at", dir)(error)),
-    }
-}
-
-fn devnum_at(dir: &Path, kind: DevKind) -> Result<Option<DevNum>, SysfsError> {
-    let Some(text) = attribute(&dir.join("dev"))? else {
-        return Ok(None);
-    };
-    Ok(format!("{}{text}", kind.letter()).parse().ok())
-}
-
-/// The lines of the `uevent` file; `None` if this is no device.
-fn uevent_at(dir: &Path) -> Result<Option<Properties>, SysfsError> {
-    let Some(text) = attribute(&dir.join("uevent"))? else {
-        return Ok(None);
-    };
-    Ok(Some(
-        text.lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect(),
-    ))
-}
-
-/// One attribute, trimmed; `None` if there is none or it gives no answer now.
-fn attribute(path: &Path) -> Result<Option<String>, SysfsError> {
-    let Some(mut file) = open(path)? else {
-        return Ok(None);
-    };
-    let mut buffer = [0; MAX_ATTRIBUTE];
-    match file.read(&mut buffer) {
-        Ok(len) => {
-            let bytes = buffer.get(..len).unwrap_or_default();
-            Ok(Some(String::from_utf8_lossy(bytes).trim().to_owned()))
-        }
-        Err(error) if is_gone(&error) || is_no_answer(&error) => Ok(None),
-        Err(error) => Err(failed("read", path)(error)),
-    }
-}
-
-fn open(path: &Path) -> Result<Option<File>, SysfsError> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if is_gone(&error) || is_no_answer(&error) => Ok(None),
-        Err(error) => Err(failed("open", path)(error)),
-    }
-}
-
-/// The last component of a link's target; `None` if there is no such link.
-fn link_name(path: &Path) -> Result<Option<String>, SysfsError> {
-    match std::fs::read_link(path) {
-        Ok(target) => Ok(target
-            .file_name()
-            .and_then(|name| name.to_str())
-            .map(str::to_owned)),
-        Err(error) if is_gone(&error) || error.kind() == ErrorKind::InvalidInput => Ok(None),
-        Err(error) => Err(failed("read the link", path)(error)),
-    }
-}
-
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SysfsError {
-    let path = path.to_owned();
-    move |source| SysfsError { op, path, source }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR)
-    )
-}
-
-/// Drivers refuse to answer for an attribute in many words.
-fn is_no_answer(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EACCES
-                | libc::EPERM
-                | libc::EIO
-                | libc::EINVAL
-                | libc::EISDIR
-                | libc::EOPNOTSUPP
-                | libc::EAGAIN
-                | libc::EBUSY
-                | libc::ENODATA
-                | libc::ETIMEDOUT
-                | libc::EPIPE
-                | libc::EPROTO
-        )
-    )
-}
-
 /// Whether a moment of the monotonic clock, in microseconds, lies after `born`.
 fn began_after(monotonic: u64, born: SystemTime) -> bool {
     let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
@@ -590,44 +479,6 @@ fn began_after(monotonic: u64, born: SystemTime) -> bool {
     SystemTime::now()
         .checked_sub(age)
         .is_some_and(|began| began > born)
-}
-
-/// udev's links, as paths below `/dev`.
-fn links(properties: &Properties) -> Vec<NodePath> {
-    let text = properties.get("DEVLINKS").map(String::as_str).unwrap_or_default();
-    let mut links: Vec<NodePath> = text
-        .split_ascii_whitespace()
-        .take(MAX_LINKS)
-        .filter_map(|link| link.parse().ok())
-        .collect();
-    links.sort();
-    links
-}
-
-/// What the record and sysfs together say, with the names that events use.
-fn with_sysfs(
-    record: Properties,
-    uevent: Properties,
-    syspath: &SysPath,
-    subsystem: Option<&str>,
-    devname: &NodePath,
-) -> Properties {
-    let mut all = record;
-    all.extend(uevent);
-    all.insert("DEVPATH".into(), syspath.to_string());
-    all.insert("DEVNAME".into(), format!("/dev/{devname}"));
-    if let Some(subsystem) = subsystem {
-        all.insert("SUBSYSTEM".into(), subsystem.into());
-    }
-    all
-}
-
-/// Leaves out what belongs to the event and not to the device.
-fn without_event(mut properties: Properties) -> Properties {
-    for key in ["ACTION", "SEQNUM", "SYNTH_UUID", "UDEV_DATABASE_VERSION"] {
-        properties.remove(key);
-    }
-    properties
 }
 
 #[cfg(test)]

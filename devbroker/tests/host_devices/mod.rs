@@ -127,7 +127,7 @@ impl Udevd {
             _lock: lock,
         };
         // It answers a ping when it has read its rules.
-        let ping = (0..50).any(|_| udevadm(&["control", "--ping", "--timeout=10"]));
+        let ping = (0..5000).any(|_| udevadm(&["control", "--ping", "--timeout=10"]));
         assert!(ping, "udevd does not answer");
         udevd
     }
@@ -154,6 +154,12 @@ pub(crate) fn udevadm(arguments: &[&str]) -> bool {
         .status()
         .expect("udevadm (apt-get install udev)")
         .success()
+}
+
+/// Has udevd read its rules again. It takes one request at a time and refuses the next meanwhile.
+pub(crate) fn reload_rules() {
+    let done = (0..5000).any(|_| udevadm(&["control", "--reload"]));
+    assert!(done, "udevd does not reload its rules");
 }
 
 /// Whether a udevd listens on its control socket.
