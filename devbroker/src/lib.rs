@@ -3,6 +3,7 @@
 //! Dependencies point downwards only: `model` knows nobody, the pure parts know `model`, effects know the pure parts.
 
 pub mod access;
+pub mod accounts;
 pub mod api;
 pub mod client;
 pub mod config;

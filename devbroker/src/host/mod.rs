@@ -11,6 +11,7 @@ pub mod hook;
 pub mod ledger;
 pub mod monitor;
 pub mod oci;
+pub mod remember;
 pub mod rule_aliases;
 pub mod sysfs;
 pub mod systemd;

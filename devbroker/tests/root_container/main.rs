@@ -7,6 +7,7 @@
 )]
 
 mod devfs;
+mod full_disk;
 mod inside;
 
 /// Not a test: what runs in the containers of the tests.
