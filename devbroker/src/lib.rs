@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod host;
 pub mod model;
 pub mod permissions;
