@@ -513,3 +513,68 @@ fn completions_are_made() {
         );
     }
 }
+
+#[test]
+fn check_tells_every_fault_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_devbroker"))
+            .current_dir(folder.path())
+            .arg("check")
+            .args(arguments)
+            .output()
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
+    write("good.toml", b"[alias.stick]\nmatch = { serial = \"A10K\" }\n");
+    write(
+        "more.toml",
+        b"[[grant]]\nalias = \"stick\"\ncontainer = \"ctm:lab\"\npath = \"modem\"\n",
+    );
+    write(
+        "bad.toml",
+        b"[alias.stick]\nmatch = { vendr = \"04b8\" }\n\n[[grant]]\ncontainer = \"ctm:lab\"\npath = \"../etc/passwd\"\nmode = 7\n",
+    );
+    write("dup.toml", b"[alias.stick]\nmatch = { serial = \"B\" }\n");
+    write("binary.toml", b"\xff\xfe[alias.x]\n");
+    write("huge.toml", &b"# x\n".repeat(2_600_000));
+    write("notes.txt", b"not looked at");
+
+    assert_eq!(
+        check(&["good.toml", "more.toml"]),
+        (0, "2 files without a fault\n".into(), String::new())
+    );
+    let (code, out, err) = check(&["bad.toml"]);
+    assert_eq!((code, err.contains("in the configuration")), (1, true), "{err}");
+    golden("check-bad", &out);
+    // Of a folder all; faults between files too.
+    let (code, out, _) = check(&["."]);
+    assert_eq!(code, 1);
+    for part in [
+        "./bad.toml:2:11: error: ",
+        "./binary.toml:1:",
+        "./huge.toml: error: the file has 10400000 bytes, more than 1048576",
+        "./good.toml:1: error: alias `stick` is already at ./dup.toml:1",
+    ] {
+        assert!(out.contains(part), "{part} in:\n{out}");
+    }
+    assert!(!out.contains("notes.txt"));
+    let (code, out, _) = check(&["absent.toml"]);
+    assert!(
+        code == 1 && out.contains("absent.toml: error: cannot be read: No such file"),
+        "{out}"
+    );
+    let (code, out, _) = check(&["--json", "bad.toml", "good.toml"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, 1);
+    assert_eq!(
+        (&report["files"][0]["state"], &report["files"][1]["state"]),
+        (&json!("broken"), &json!("ok"))
+    );
+    assert_eq!(report["problems"][0]["line"], 2);
+}

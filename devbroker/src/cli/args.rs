@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Daemon(DaemonArguments),
     /// Check configuration files, without root and without the daemon
     Check {
-        /// Files to check [default: all in the configuration folders]
+        /// Files, or folders of files [default: those of the system]
         files: Vec<PathBuf>,
     },
     /// Show how the daemon is

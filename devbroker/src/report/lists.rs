@@ -27,7 +27,7 @@ fn shown(text: Option<&impl ToString>) -> String {
 }
 
 /// `1 node`, `2 nodes`.
-pub(super) fn count(number: impl Into<u64>, what: &str) -> String {
+pub(crate) fn count(number: impl Into<u64>, what: &str) -> String {
     match number.into() {
         1 => format!("1 {what}"),
         other => format!("{other} {what}s"),

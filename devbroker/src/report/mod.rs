@@ -9,7 +9,7 @@ mod why;
 
 pub(crate) use events::{event, lost};
 pub(crate) use lists::{
-    add_alias, aliases, attach, containers, detach, devices, grants, plan, reload, status,
+    add_alias, aliases, attach, containers, count, detach, devices, grants, plan, reload, status,
 };
 pub(crate) use table::{Table, clean};
 pub(crate) use why::why;

@@ -97,9 +97,9 @@ fn failed(reply: &WhyReply) -> String {
         writeln!(text, "  {place}: {}", clean(&one.action)).ok();
         writeln!(
             text,
-            "    {} ({} times; {again})",
+            "    {} ({}; {again})",
             clean(&one.error),
-            one.attempts
+            count(one.attempts, "attempt")
         )
         .ok();
     }
