@@ -68,9 +68,20 @@ fn check(paths: &[PathBuf]) -> Report {
 }
 
 fn read(path: &Path) -> (Option<FileConfig>, Vec<Diagnostic>) {
-    let mut bytes = Vec::new();
+    // One byte more than may be tells that it is too long; a special file may be endless.
     let limit = MAX_FILE as u64 + 1;
-    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(length)
+    });
+    match read {
+        Ok(length) if length > MAX_FILE as u64 => {
+            let message = format!("the file has {length} bytes, more than {MAX_FILE}");
+            let help = "split it into several files of the same folder";
+            (None, vec![Diagnostic::of_file(path, message).help(help)])
+        }
         Ok(_) => {
             let (file, faults) = config::parse_file(path, &bytes);
             (Some(file), faults)
