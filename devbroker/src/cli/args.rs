@@ -213,3 +213,28 @@ pub(crate) fn completions(shell: Shell) -> String {
     clap_complete::generate(shell, &mut Arguments::command(), "devbroker", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_page_tells_every_command_and_option() {
+        let page = include_str!("../../../docs/man/devbroker.8")
+            .replace("\\-", "-")
+            .replace("\\fP", "");
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(page.contains(name), "{name} is not in devbroker.8");
+            for option in command.get_opts() {
+                let long = format!("--{}", option.get_long().unwrap());
+                assert!(page.contains(&long), "{name} {long} is not in devbroker.8");
+            }
+        }
+    }
+}
