@@ -134,6 +134,30 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// Shows the line of each fault that has none yet, from the texts of the files.
+pub(super) fn show_lines(faults: &mut [Diagnostic], text_of: impl Fn(&Path) -> Option<String>) {
+    for fault in faults {
+        if fault.excerpt.is_some() || fault.origin.line == 0 {
+            continue;
+        }
+        let Some(text) = text_of(&fault.origin.file) else {
+            continue;
+        };
+        let source = Source::new(&fault.origin.file, &text);
+        let Some(start) = source.starts.get(fault.origin.line as usize - 1).copied() else {
+            continue;
+        };
+        let line = text
+            .get(start..)
+            .and_then(|rest| rest.lines().next())
+            .unwrap_or_default();
+        let indent = line.len() - line.trim_start().len();
+        let shown = source.error(&(start + indent..start + line.trim_end().len()), "");
+        fault.column = shown.column;
+        fault.excerpt = shown.excerpt;
+    }
+}
+
 /// A file's text with the places of its lines.
 #[derive(Debug)]
 pub(super) struct Source<'a> {

@@ -4,14 +4,14 @@ use super::{Alias, Detach, Grant, Origin};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Which of the folders a file lies in.
+/// Which of the folders a file lies in. Files are merged in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
-    /// `/usr/lib/devbroker/conf.d`: what packages bring.
-    Vendor,
     /// `/etc/devbroker/conf.d`: the administrator's; masks files of the same name in `Vendor`.
     Admin,
+    /// `/usr/lib/devbroker/conf.d`: what packages bring.
+    Vendor,
     /// `/run/devbroker/conf.d`: what was attached and detached at run time.
     Runtime,
 }
@@ -34,6 +34,8 @@ pub struct FileConfig {
     pub path: PathBuf,
     /// Its folder.
     pub place: Place,
+    /// Its text, for faults that show only when files are merged.
+    pub text: String,
     /// What it sets in `[daemon]`.
     pub settings: SettingsDraft,
     /// Its aliases.

@@ -1,15 +1,25 @@
 //! All files together.
 
-use super::{Config, Diagnostic, FileConfig, Grant, SettingsDraft};
+use super::diagnostic::show_lines;
+use super::{Config, Diagnostic, FileConfig, Grant, Place, SettingsDraft};
 use crate::model::{AliasName, ContainerPattern, Origin};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::path::PathBuf;
 
-/// Puts files together, in their order. Where two contradict each other the first one stays, and the fault names both.
+/// Puts files together, in their order. Where two contradict each other the first one stays, and the fault names both. A
+/// grant made at run time that a file has as well is no fault: the file's is in force.
 pub fn merge(files: Vec<FileConfig>) -> (Config, Vec<Diagnostic>) {
     let mut config = Config::default();
     let mut faults = Vec::new();
     let mut settings = SettingsDraft::default();
+    let mut texts: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut saved: BTreeSet<PathBuf> = BTreeSet::new();
     for file in files {
+        let runtime = file.place == Place::Runtime;
+        if !runtime {
+            saved.insert(file.path.clone());
+        }
         let more = file.settings;
         first(&mut settings.monitor, more.monitor, "monitor", &mut faults);
         first(
@@ -39,12 +49,17 @@ pub fn merge(files: Vec<FileConfig>) -> (Config, Vec<Diagnostic>) {
             }
         }
         for grant in file.grants {
+            let twin = |before: &Grant| same_kind(before, &grant) && saved.contains(&before.origin.file);
+            if runtime && config.grants.iter().any(twin) {
+                continue;
+            }
             match config.grants.iter().find_map(|before| conflict(before, &grant)) {
                 Some(fault) => faults.push(fault),
                 None => config.grants.push(grant),
             }
         }
         config.detached.extend(file.detached);
+        texts.insert(file.path, file.text);
     }
     let defaults = config.settings;
     config.settings = super::Settings {
@@ -58,6 +73,7 @@ pub fn merge(files: Vec<FileConfig>) -> (Config, Vec<Diagnostic>) {
             .map_or(defaults.snapshot_seconds, |(value, _)| value),
     };
     faults.extend(config.grants.iter().filter_map(|grant| unknown(&config, grant)));
+    show_lines(&mut faults, |path| texts.get(path).cloned());
     (config, faults)
 }
 
@@ -83,13 +99,18 @@ fn twice(what: &str, origin: Origin, before: &Origin, remedy: impl Display) -> D
     fault
 }
 
+/// Whether two grants say the same alias and the same containers.
+fn same_kind(a: &Grant, b: &Grant) -> bool {
+    a.user == b.user && a.alias == b.alias && a.container == b.container
+}
+
 /// Why two grants cannot both be in force.
 fn conflict(before: &Grant, grant: &Grant) -> Option<Diagnostic> {
     if before.user != grant.user {
         return None;
     }
     let same = before.container == grant.container;
-    if before.alias == grant.alias && same {
+    if same_kind(before, grant) {
         let what = format!("a grant of `{}` for `{}`", grant.alias, grant.container);
         return Some(twice(
             &what,
@@ -193,7 +214,7 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "b.toml:2: error: alias `x` is already at a.toml:1\n   = give one of them another name, or remove it"
+                "b.toml:2:1: error: alias `x` is already at a.toml:1\n   |\n 2 | [alias.x]\n   | ^^^^^^^^^\n   = give one of them another name, or remove it"
             ]
         );
         assert_eq!(
@@ -265,7 +286,9 @@ mod tests {
         );
         assert_eq!(
             faults,
-            ["b.toml:2: error: `monitor` of `[daemon]` is already at a.toml:2\n   = set it in one file only"]
+            [
+                "b.toml:2:1: error: `monitor` of `[daemon]` is already at a.toml:2\n   |\n 2 | monitor = true\n   | ^^^^^^^^^^^^^^\n   = set it in one file only"
+            ]
         );
     }
 
@@ -279,7 +302,7 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "a.toml:3: warning: no file has an alias `scaner`\n   = did you mean `scanner`? otherwise a udev rule has to set it (DEVBROKER_ALIAS)"
+                "a.toml:3:1: warning: no file has an alias `scaner`\n   |\n 3 | [[grant]]\n   | ^^^^^^^^^\n   = did you mean `scanner`? otherwise a udev rule has to set it (DEVBROKER_ALIAS)"
             ]
         );
     }

@@ -3,14 +3,20 @@
 //! [`parse_file`] and [`merge`] are pure. [`Loader`] reads the folders and keeps the last good copy of each file; `edit`
 //! writes files for the command line. What the configuration *means* for devices is `policy`'s.
 
+mod check;
 mod diagnostic;
 mod draft;
+mod durable;
+pub mod edit;
+mod load;
 mod merge;
 mod parse;
 mod table;
 
+pub use check::{Checked, check, report};
 pub use diagnostic::{Diagnostic, Excerpt, Severity};
 pub use draft::{FileConfig, Place, SettingsDraft};
+pub use load::{FileState, FileStatus, Loaded, Loader, is_configuration};
 pub use merge::merge;
 pub use parse::{MAX_FILE, parse_file, parse_file_in};
 

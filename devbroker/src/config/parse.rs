@@ -61,17 +61,15 @@ pub fn parse_file_in(path: &Path, place: Place, bytes: &[u8]) -> (FileConfig, Ve
     let mut file = FileConfig {
         path: path.into(),
         place,
+        text: String::new(),
         settings: SettingsDraft::default(),
         aliases: Vec::new(),
         grants: Vec::new(),
         detached: Vec::new(),
     };
     if bytes.len() > MAX_FILE {
-        let fault = Diagnostic::of_file(
-            path,
-            format!("the file has {} bytes, more than {MAX_FILE}", bytes.len()),
-        )
-        .help("split it into several files of the same folder");
+        let fault = Diagnostic::of_file(path, format!("the file is larger than {MAX_FILE} bytes"))
+            .help("split it into several files of the same folder");
         return (file, vec![fault]);
     }
     let (content, invalid) = without_invalid(bytes);
@@ -96,6 +94,8 @@ pub fn parse_file_in(path: &Path, place: Place, bytes: &[u8]) -> (FileConfig, Ve
     }
     read(&mut file, &mut faults, root.get_ref());
     let faults = faults.finish(path);
+    drop(source);
+    file.text = content;
     (file, faults)
 }
 

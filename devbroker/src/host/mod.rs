@@ -20,3 +20,4 @@ pub mod udev_queue;
 pub mod udev_record;
 pub mod unit_rules;
 mod usb_port;
+pub mod watch;

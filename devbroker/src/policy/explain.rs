@@ -15,6 +15,8 @@ pub struct KeyExplanation {
     pub expected: String,
     /// What the device has; nothing if it has no such thing.
     pub found: Option<String>,
+    /// Where in sysfs that was found, or looked for.
+    pub at: Option<SysPath>,
     /// Whether that fits.
     pub matched: bool,
 }
@@ -28,8 +30,8 @@ pub struct MatchExplanation {
     pub matched: bool,
     /// Key by key.
     pub keys: Vec<KeyExplanation>,
-    /// What it anchors at, if it matches.
-    pub anchors: Vec<SysPath>,
+    /// What it would stand for, if it matches.
+    pub anchors: Vec<Anchor>,
 }
 
 /// One alias against one device.
@@ -148,7 +150,7 @@ fn explain_match(one: &Match, node: &HostNode) -> MatchExplanation {
         origin: one.origin.clone(),
         matched: !anchors.is_empty(),
         keys: one.keys.iter().map(|key| explain_key(key, node, meant)).collect(),
-        anchors: anchors.into_iter().map(|anchor| anchor.syspath).collect(),
+        anchors,
     }
 }
 
@@ -177,7 +179,13 @@ fn explain_key(key: &Key, node: &HostNode, device: Option<&SysDevice>) -> KeyExp
     } else {
         matches_node(key, node)
     };
+    let at = if key.is_of_device() {
+        device.map(|device| device.syspath.clone())
+    } else {
+        Some(node.syspath().clone())
+    };
     KeyExplanation {
+        at,
         key: key.name(),
         expected: key.expected(),
         found,
