@@ -26,17 +26,21 @@ impl fmt::Display for Runtime {
 }
 
 impl Runtime {
-    /// What it lets every container do, whatever the configuration says. crun's list has the console besides.
-    fn defaults(self) -> impl Iterator<Item = SeedRule> {
-        let console = SeedRule {
-            kind: DevKind::Char,
-            numbers: Numbers::One(5, 1),
-            access: Access::ALL,
-        };
-        DEFAULT_SEED
-            .iter()
-            .copied()
-            .chain((self == Self::Crun).then_some(console))
+    /// What it lets every container do, whatever the configuration says. The console and the tunnel are in some versions'
+    /// lists and not in others'; `listed` is what this one told systemd, if it did.
+    fn defaults(self, listed: Option<&[(String, String)]>) -> impl Iterator<Item = SeedRule> {
+        let depends = [((5, 1), self == Self::Crun), ((10, 200), false)];
+        let more = depends.into_iter().filter_map(move |((major, minor), usual)| {
+            let node = format!("/dev/char/{major}:{minor}");
+            listed
+                .map_or(usual, |listed| listed.iter().any(|(name, _)| *name == node))
+                .then_some(SeedRule {
+                    kind: DevKind::Char,
+                    numbers: Numbers::One(major, minor),
+                    access: Access::ALL,
+                })
+        });
+        DEFAULT_SEED.iter().copied().chain(more)
     }
 }
 
@@ -137,8 +141,13 @@ fn covers(outer: Numbers, inner: Numbers) -> bool {
     }
 }
 
-/// What the runtime lets the container do that has this `config.json`.
-pub fn seed(config: &[u8], runtime: Runtime) -> Result<Vec<SeedRule>, OciError> {
+/// What the runtime lets the container do that has this `config.json`. `listed`: the unit's `DeviceAllow=` as the runtime set
+/// it, where systemd runs the container.
+pub fn seed(
+    config: &[u8],
+    runtime: Runtime,
+    listed: Option<&[(String, String)]>,
+) -> Result<Vec<SeedRule>, OciError> {
     let spec: Spec = serde_json::from_slice(config)?;
     let rules = spec
         .linux
@@ -160,7 +169,7 @@ pub fn seed(config: &[u8], runtime: Runtime) -> Result<Vec<SeedRule>, OciError> 
             }
         }
     }
-    for rule in runtime.defaults() {
+    for rule in runtime.defaults(listed) {
         let entry = allowed.entry((rule.kind, rule.numbers)).or_default();
         *entry = entry.union(rule.access);
     }
@@ -201,7 +210,7 @@ mod tests {
 
     fn of(rules: &str, runtime: Runtime) -> String {
         let config = format!(r#"{{"ociVersion":"1.0.0","linux":{{"resources":{{"devices":{rules}}}}}}}"#);
-        match seed(config.as_bytes(), runtime) {
+        match seed(config.as_bytes(), runtime, None) {
             Ok(rules) => rules
                 .iter()
                 .map(ToString::to_string)
@@ -262,6 +271,33 @@ mod tests {
             "{all}"
         );
         assert!(of("7", Runtime::Crun).starts_with("the runtime's config.json cannot be read: invalid type"));
-        assert!(seed(b"{}", Runtime::Crun).is_ok());
+        assert!(seed(b"{}", Runtime::Crun, None).is_ok());
+    }
+
+    #[test]
+    fn what_the_version_at_hand_has() {
+        let listed = |names: &[&str]| -> Vec<(String, String)> {
+            names.iter().map(|name| ((*name).into(), "rwm".into())).collect()
+        };
+        for (names, expected) in [
+            (None, "c 5:1 rwm"),
+            (Some(listed(&["/dev/char/1:3"])), ""),
+            (
+                Some(listed(&["/dev/char/10:200", "/dev/char/1:3"])),
+                "c 10:200 rwm",
+            ),
+            (
+                Some(listed(&["/dev/char/10:200", "/dev/char/5:1"])),
+                "c 5:1 rwm, c 10:200 rwm",
+            ),
+        ] {
+            let more: Vec<_> = seed(b"{}", Runtime::Crun, names.as_deref())
+                .unwrap()
+                .into_iter()
+                .filter(|rule| !DEFAULT_SEED.contains(rule))
+                .map(|rule| rule.to_string())
+                .collect();
+            assert_eq!(more.join(", "), expected, "{names:?}");
+        }
     }
 }

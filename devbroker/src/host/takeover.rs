@@ -161,12 +161,20 @@ impl TakeOver {
             runtime: container.as_ref().map(|container| container.runtime),
         };
         let plan = decide(&situation)?;
+        let unit = match (plan.unit.clone(), systemd) {
+            (Some(unit), Some(systemd)) => {
+                let rules = systemd.device_rules(&unit.name).map_err(cannot_tell(&unit))?;
+                Some((unit, rules))
+            }
+            (Some(_) | None, _) => None,
+        };
+        let listed = unit.as_ref().map(|(_, rules)| rules.allow.as_slice());
         let seed = match container {
             _ if !plan.confined => everything(),
             Some(container) => {
                 let path = container.bundle.join("config.json");
                 let config = container.config().map_err(failed("read", &path))?;
-                crate::access::oci::seed(&config, container.runtime).map_err(|source| {
+                crate::access::oci::seed(&config, container.runtime, listed).map_err(|source| {
                     TakeOverError::Rules {
                         id: container.id,
                         runtime: container.runtime,
@@ -176,13 +184,6 @@ impl TakeOver {
             }
             // A confined container without a runtime has been refused.
             None => Vec::new(),
-        };
-        let unit = match (plan.unit.clone(), systemd) {
-            (Some(unit), Some(systemd)) => {
-                let rules = systemd.device_rules(&unit.name).map_err(cannot_tell(&unit))?;
-                Some((unit, rules))
-            }
-            (Some(_) | None, _) => None,
         };
         let take_over = Self {
             record: Record {
@@ -349,6 +350,11 @@ impl TakeOver {
         systemd: Option<&Systemd>,
     ) -> Result<Reasserted, TakeOverError> {
         let mut done = Reasserted::default();
+        let systemd = systemd.filter(|_| self.record.tell);
+        if let (Some((unit, _)), Some(systemd)) = (&self.record.unit, systemd) {
+            // Once this is answered, systemd has worked off what it was told before.
+            systemd.device_rules(&unit.name).map_err(cannot_tell(unit))?;
+        }
         let levels = look(&self.hierarchy, &self.record.cgroup, Some(filter.program_id()))?;
         // Ours is there, so the container has a runtime whose rules are ours by now.
         let runtime = Some(crate::access::oci::Runtime::Crun);
@@ -358,7 +364,7 @@ impl TakeOver {
             if !self.record.ours.contains(&displace.up) {
                 self.record.ours.push(displace.up);
             }
-            let told = displace.owner == Owner::Systemd && systemd.is_some() && self.record.tell;
+            let told = displace.owner == Owner::Systemd && systemd.is_some();
             if told {
                 if let (None, Some(unit), Some(systemd)) = (&self.record.unit, &plan.unit, systemd) {
                     let rules = systemd.device_rules(&unit.name).map_err(cannot_tell(unit))?;
@@ -394,7 +400,7 @@ impl TakeOver {
             .iter()
             .any(|displace| displace.owner == Owner::Systemd)
         {
-            self.tell(systemd.filter(|_| self.record.tell))?;
+            self.tell(systemd)?;
         }
         Ok(done)
     }

@@ -1,14 +1,21 @@
 //! What systemd is asked and told of a container's unit: its device rules, and when they may have come back.
 //!
+//! systemd (257) tells nobody on the bus of a property that is written; but it keeps it in a drop-in below `/run` or `/etc`, so
+//! those folders are watched as well.
+//!
 //! One thread with its own connection to the system bus serves all. Calls block the caller, for at most [`LIMIT`] each, so
 //! they belong on a worker's thread and never on the daemon's own.
 
+use inotify::{Inotify, WatchDescriptor, WatchMask};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use zbus::export::ordered_stream::OrderedStreamExt;
 use zbus::message::Type;
@@ -17,6 +24,13 @@ use zbus::{Connection, MatchRule, Message, MessageStream};
 
 /// How long systemd may take to answer.
 pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Where systemd keeps what was set at run time, `UNIT.d` in each (`unit_drop_in_dir`): transient units in the first.
+const DROP_INS: [&str; 3] = [
+    "/run/systemd/transient",
+    "/run/systemd/system.control",
+    "/etc/systemd/system.control",
+];
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -80,7 +94,7 @@ impl DeviceRules {
 pub enum Event {
     /// systemd has read its units anew.
     Reloaded,
-    /// A watched unit's properties changed.
+    /// A watched unit's properties were written, or changed otherwise.
     Unit(String),
     /// The bus is gone; events may be missed until the next connection.
     Disconnected,
@@ -162,10 +176,17 @@ fn serve(
         }
     };
     runtime.block_on(async {
+        let drop_ins = match DropIns::new() {
+            Ok(drop_ins) => drop_ins,
+            Err(error) => {
+                ready.send(Err(SystemdError::Thread(error))).ok();
+                return;
+            }
+        };
         match connect().await {
             Ok((connection, stream)) => {
                 if ready.send(Ok(())).is_ok() {
-                    work(inbox, &connection, stream, on_event).await;
+                    work(inbox, &connection, stream, drop_ins, on_event).await;
                 }
             }
             Err(error) => {
@@ -212,6 +233,7 @@ async fn work(
     mut inbox: UnboundedReceiver<(Request, mpsc::SyncSender<Answer>)>,
     connection: &Connection,
     mut stream: MessageStream,
+    mut drop_ins: DropIns,
     on_event: &dyn Fn(Event),
 ) {
     loop {
@@ -219,8 +241,9 @@ async fn work(
             request = inbox.recv() => {
                 let Some((request, answer)) = request else { return };
                 // Who asked may have gone; that is no error.
-                answer.send(serve_one(connection, request).await).ok();
+                answer.send(serve_one(connection, &mut drop_ins, request).await).ok();
             }
+            units = drop_ins.changed() => units.into_iter().map(Event::Unit).for_each(on_event),
             message = stream.next() => {
                 let Some(Ok(message)) = message else {
                     on_event(Event::Disconnected);
@@ -261,7 +284,70 @@ fn unit_of(path: &str) -> Option<String> {
     String::from_utf8(name).ok()
 }
 
-async fn serve_one(connection: &Connection, request: Request) -> Answer {
+/// The folders of watched units' drop-ins.
+struct DropIns {
+    inotify: Inotify,
+    ready: AsyncFd<OwnedFd>,
+    watched: HashMap<WatchDescriptor, String>,
+}
+
+impl DropIns {
+    fn new() -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        Ok(Self {
+            ready: crate::sys::wait::readable(inotify.as_fd().try_clone_to_owned()?)?,
+            inotify,
+            watched: HashMap::new(),
+        })
+    }
+
+    /// Those folders that are not there are passed over: telling systemd of a transient unit makes its own.
+    fn watch(&mut self, unit: &str) {
+        for folder in DROP_INS {
+            let mask = WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE | WatchMask::DELETE | WatchMask::ONLYDIR;
+            let path = format!("{folder}/{unit}.d");
+            if let Ok(descriptor) = self.inotify.watches().add(path, mask) {
+                self.watched.insert(descriptor, unit.into());
+            }
+        }
+    }
+
+    fn unwatch(&mut self, unit: &str) {
+        let watches = self.inotify.watches();
+        self.watched.retain(|descriptor, name| {
+            if name == unit {
+                // The folder may be gone, and the watch with it.
+                watches.clone().remove(descriptor.clone()).ok();
+            }
+            name != unit
+        });
+    }
+
+    /// Waits until something is written there; whose it is.
+    async fn changed(&mut self) -> BTreeSet<String> {
+        let Ok(mut ready) = self.ready.readable().await else {
+            // The runtime is ending.
+            return std::future::pending().await;
+        };
+        ready.clear_ready();
+        let mut buffer = [0; 4096];
+        let mut descriptors = Vec::new();
+        // The descriptor does not block; what cannot be read is nothing.
+        while let Ok(events) = self.inotify.read_events(&mut buffer) {
+            let before = descriptors.len();
+            descriptors.extend(events.map(|event| event.wd));
+            if descriptors.len() == before {
+                break;
+            }
+        }
+        descriptors
+            .iter()
+            .filter_map(|descriptor| self.watched.get(descriptor).cloned())
+            .collect()
+    }
+}
+
+async fn serve_one(connection: &Connection, drop_ins: &mut DropIns, request: Request) -> Answer {
     let (what, unit) = match &request {
         Request::Get(unit) => ("tell the device rules of", unit.clone()),
         Request::Set(unit, _) => ("set the device rules of", unit.clone()),
@@ -271,7 +357,14 @@ async fn serve_one(connection: &Connection, request: Request) -> Answer {
         match request {
             Request::Get(unit) => get(connection, &unit).await.map(Some),
             Request::Set(unit, rules) => set(connection, &unit, &rules).await.map(|()| None),
-            Request::Watch(unit, on) => watch(connection, &unit, on).await.map(|()| None),
+            Request::Watch(unit, on) => {
+                if on {
+                    drop_ins.watch(&unit);
+                } else {
+                    drop_ins.unwatch(&unit);
+                }
+                watch(connection, &unit, on).await.map(|()| None)
+            }
         }
     };
     match tokio::time::timeout(LIMIT, work).await {

@@ -5,4 +5,5 @@
 pub mod bpf;
 pub(crate) mod inherited;
 pub(crate) mod socket;
+pub(crate) mod wait;
 pub mod xattr;
