@@ -162,11 +162,10 @@ impl Reader {
         incarnation_at(&self.path(syspath))
     }
 
-    /// Whether the node is still that of the device it was read from: to be asked after access to its number was allowed.
+    /// Whether the node is still that of the device it was read from: to be asked after access to its number was allowed. One
+    /// system call: a device keeps its number as long as its directory is the same (`dev` is written once, by `device_add`).
     pub fn still_is(&self, node: &HostNode) -> Result<bool, SysfsError> {
-        let dir = self.path(node.syspath());
-        Ok(incarnation_at(&dir)? == Some(node.incarnation())
-            && devnum_at(&dir, node.devnum.kind)? == Some(node.devnum))
+        Ok(self.incarnation(node.syspath())? == Some(node.incarnation()))
     }
 
     /// Whether udev has events that it is not through with.
@@ -341,7 +340,8 @@ impl Reader {
                 let driver = match &known.driver {
                     Some(driver) => Some(driver.clone()),
                     // It may have been read before the driver took it.
-                    None => link_name(&dir.join("driver"))?,
+                    None if known.subsystem.is_some() => link_name(&dir.join("driver"))?,
+                    None => None,
                 };
                 return Ok(Some(SysDevice {
                     driver,

@@ -16,23 +16,44 @@ pub struct Candidate {
 
 /// The sysfs attributes that the configuration asks for, on the node itself.
 pub fn wanted_attributes(config: &Config) -> BTreeSet<String> {
-    let keys = config
+    keys(config)
+        .filter_map(|key| match key {
+            Key::Attribute(name, _) => Some(name.clone()),
+            Key::Vendor(_)
+            | Key::Product(_)
+            | Key::Serial(_)
+            | Key::Port(_)
+            | Key::Subsystem(_)
+            | Key::Driver(_)
+            | Key::Link(_)
+            | Key::Property(..) => None,
+        })
+        .collect()
+}
+
+/// The udev properties that the configuration asks for: what an event established by them holds while the device stays.
+pub fn wanted_properties(config: &Config) -> BTreeSet<String> {
+    keys(config)
+        .filter_map(|key| match key {
+            Key::Property(name, _) => Some(name.clone()),
+            Key::Vendor(_)
+            | Key::Product(_)
+            | Key::Serial(_)
+            | Key::Port(_)
+            | Key::Subsystem(_)
+            | Key::Driver(_)
+            | Key::Link(_)
+            | Key::Attribute(..) => None,
+        })
+        .collect()
+}
+
+fn keys(config: &Config) -> impl Iterator<Item = &Key> {
+    config
         .aliases
         .values()
         .flat_map(|alias| &alias.matches)
-        .flat_map(|one| &one.keys);
-    keys.filter_map(|key| match key {
-        Key::Attribute(name, _) => Some(name.clone()),
-        Key::Vendor(_)
-        | Key::Product(_)
-        | Key::Serial(_)
-        | Key::Port(_)
-        | Key::Subsystem(_)
-        | Key::Driver(_)
-        | Key::Link(_)
-        | Key::Property(..) => None,
-    })
-    .collect()
+        .flat_map(|one| &one.keys)
 }
 
 /// The aliases that this node speaks for: those whose match it or its device meets, and those that a udev rule gave it.

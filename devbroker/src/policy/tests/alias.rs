@@ -2,7 +2,9 @@
 
 use super::{Usb, bare, config, dir, host_node};
 use crate::model::{DevNum, PortName};
-use crate::policy::{AliasRecord, Anchor, BoundBy, Cover, bind, candidates};
+use crate::policy::{
+    AliasRecord, Anchor, BoundBy, Cover, bind, candidates, wanted_attributes, wanted_properties,
+};
 
 fn aliases(text: &str, node: &crate::model::HostNode) -> Vec<(String, String, Cover)> {
     candidates(&config(text), node)
@@ -60,6 +62,16 @@ fn each_key() {
     let two =
         "[alias.x]\nmatch = [{ vendor = '1a6e', product = '089a' }, { vendor = '0403', product = '6001' }]";
     assert_eq!(aliases(two, &node), whole());
+}
+
+#[test]
+fn what_is_asked_of_a_node() {
+    let config = config(
+        "[alias.a]\nmatch = [{ property.ID_X = '1', attr.name = 'n' }, { attr.index = '0' }]\n[alias.b]\nmatch = { property.ID_Y = '2', serial = 's' }",
+    );
+    let texts = |all: std::collections::BTreeSet<String>| all.into_iter().collect::<Vec<_>>();
+    assert_eq!(texts(wanted_properties(&config)), ["ID_X", "ID_Y"]);
+    assert_eq!(texts(wanted_attributes(&config)), ["index", "name"]);
 }
 
 #[test]
