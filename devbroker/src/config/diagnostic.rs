@@ -160,14 +160,15 @@ pub(super) fn show_lines(faults: &mut [Diagnostic], text_of: impl Fn(&Path) -> O
 
 /// A file's text with the places of its lines.
 #[derive(Debug)]
-pub(super) struct Source<'a> {
+pub struct Source<'a> {
     file: PathBuf,
     text: &'a str,
     starts: Vec<usize>,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(path: &Path, text: &'a str) -> Self {
+    /// The text of a file.
+    pub fn new(path: &Path, text: &'a str) -> Self {
         let starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
@@ -186,7 +187,7 @@ impl<'a> Source<'a> {
     }
 
     /// The line that holds a byte.
-    pub(super) fn origin(&self, span: &Range<usize>) -> Origin {
+    pub fn origin(&self, span: &Range<usize>) -> Origin {
         Origin {
             file: self.file.clone(),
             line: u32::try_from(self.index(span.start) + 1).unwrap_or(u32::MAX),
@@ -194,7 +195,7 @@ impl<'a> Source<'a> {
     }
 
     /// A fault at these bytes.
-    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) -> Diagnostic {
+    pub fn error(&self, span: &Range<usize>, message: impl Into<String>) -> Diagnostic {
         let start = self.starts.get(self.index(span.start)).copied().unwrap_or(0);
         let rest = self.text.get(start..).unwrap_or_default();
         let line = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');

@@ -14,7 +14,7 @@ mod parse;
 mod table;
 
 pub use check::{Checked, check, report};
-pub use diagnostic::{Diagnostic, Excerpt, Severity};
+pub use diagnostic::{Diagnostic, Excerpt, Severity, Source};
 pub use draft::{FileConfig, Place, SettingsDraft};
 pub use load::{FileState, FileStatus, Loaded, Loader, is_configuration};
 pub use merge::merge;

@@ -1,0 +1,359 @@
+//! The OCI configuration of a container. Pure: a definition goes in, a [`Spec`] comes out.
+//!
+//! Every device is allowed here: what holds the container is the broker's device program, attached before the first
+//! process runs. crun would otherwise attach one of its own, and two programs that both must agree cannot be opened up.
+
+use crate::definition::Definition;
+use crate::ids::Ids;
+use crate::layout::RunFolder;
+use crate::signal::StopSignal;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Arch, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, Mount, MountBuilder,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
+    get_default_readonly_paths,
+};
+use std::path::Path;
+
+/// What every container may do; nothing that reaches beyond it.
+const CAPABILITIES: [Capability; 14] = [
+    Capability::AuditWrite,
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Mknod,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+/// What it may do besides where these reach no further than its own namespaces.
+const NAMESPACED: [Capability; 2] = [Capability::NetAdmin, Capability::SysBoot];
+
+/// Calls that no container needs and that reach beyond it. bpf(2) above all: a plain container's root could take our
+/// device program off its own cgroup.
+const DENIED: [&str; 8] = [
+    "bpf",
+    "delete_module",
+    "finit_module",
+    "init_module",
+    "kexec_file_load",
+    "kexec_load",
+    "open_by_handle_at",
+    "userfaultfd",
+];
+/// EPERM
+const EPERM: u32 = 1;
+
+/// The configuration with which crun runs `definition`; `cgroup` is below the cgroup v2 mount.
+pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> Result<Spec, OciSpecError> {
+    let mut capabilities: std::collections::HashSet<_> = CAPABILITIES.into_iter().collect();
+    if definition.ids != Ids::Host {
+        capabilities.extend(NAMESPACED);
+    }
+    let none = std::collections::HashSet::new();
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
+        .args(definition.init.clone())
+        .env(vec![
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            "container=ctm".into(),
+        ])
+        .cwd("/")
+        .capabilities(
+            LinuxCapabilitiesBuilder::default()
+                .bounding(capabilities.clone())
+                .effective(capabilities.clone())
+                .permitted(capabilities)
+                .inheritable(none.clone())
+                .ambient(none)
+                .build()?,
+        )
+        .rlimits(Vec::new())
+        .no_new_privileges(definition.no_new_privs)
+        .build()?;
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(definition.ids)?)
+        .cgroups_path(cgroup)
+        .resources(
+            LinuxResourcesBuilder::default()
+                .devices(vec![
+                    LinuxDeviceCgroupBuilder::default()
+                        .allow(true)
+                        .access("rwm")
+                        .build()?,
+                ])
+                .build()?,
+        )
+        .masked_paths(get_default_maskedpaths())
+        .readonly_paths(get_default_readonly_paths())
+        .seccomp(seccomp()?);
+    if let Ids::Block(block) = definition.ids {
+        let mapping = LinuxIdMappingBuilder::default()
+            .container_id(0_u32)
+            .host_id(block.first)
+            .size(block.count)
+            .build()?;
+        linux = linux.uid_mappings(vec![mapping]).gid_mappings(vec![mapping]);
+    }
+    SpecBuilder::default()
+        .version("1.0.2")
+        .root(
+            RootBuilder::default()
+                .path(definition.rootfs.clone())
+                .readonly(false)
+                .build()?,
+        )
+        .hostname(definition.hostname.clone())
+        .mounts(mounts(definition, run)?)
+        .process(process)
+        .linux(linux.build()?)
+        .build()
+}
+
+fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let mut types = vec![
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Uts,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Network,
+        LinuxNamespaceType::Cgroup,
+    ];
+    if ids != Ids::Host {
+        types.push(LinuxNamespaceType::User);
+    }
+    types
+        .into_iter()
+        .map(|typ| LinuxNamespaceBuilder::default().typ(typ).build())
+        .collect()
+}
+
+/// The file systems below the root one, in the order in which they are mounted. The container's /dev is the folder that
+/// the host owns; the bind does not inherit `nosuid` and `noexec`, so they are named.
+fn mounts(definition: &Definition, run: &RunFolder) -> Result<Vec<Mount>, OciSpecError> {
+    let dev = run.devfs().join("dev");
+    let udev = run.udev();
+    let mut all = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        mount("/dev", "bind", &dev, &["bind", "nosuid", "noexec"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        )?,
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        )?,
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "rw"],
+        )?,
+        mount(
+            "/run",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "nodev", "mode=755", "size=20%"],
+        )?,
+        mount(
+            "/run/udev",
+            "bind",
+            &udev,
+            &["bind", "nosuid", "noexec", "nodev", "ro"],
+        )?,
+    ];
+    // systemd would mount these itself, for which it lacks the capability.
+    if definition.stop_signal == StopSignal::SYSTEMD {
+        all.push(mount(
+            "/run/lock",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=5120k"],
+        )?);
+        all.push(mount(
+            "/tmp",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "nodev", "mode=1777", "size=50%"],
+        )?);
+    }
+    Ok(all)
+}
+
+fn mount(
+    destination: &str,
+    typ: &str,
+    source: impl AsRef<Path>,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .destination(destination)
+        .typ(typ)
+        .source(source.as_ref())
+        .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .build()
+}
+
+/// Denies what is in [`DENIED`], by every way of calling that this kind of machine knows.
+fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
+    let architectures = if cfg!(target_arch = "x86_64") {
+        vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32]
+    } else if cfg!(target_arch = "aarch64") {
+        vec![Arch::ScmpArchAarch64, Arch::ScmpArchArm]
+    } else {
+        // None named: the one crun runs on, and no other.
+        Vec::new()
+    };
+    LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActAllow)
+        .architectures(architectures)
+        .syscalls(vec![
+            LinuxSyscallBuilder::default()
+                .names(DENIED.map(String::from).to_vec())
+                .action(LinuxSeccompAction::ScmpActErrno)
+                .errno_ret(EPERM)
+                .build()?,
+        ])
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::IdBlock;
+    use crate::layout::Layout;
+    use serde_json::{Value, json};
+
+    fn made(ids: Ids) -> Value {
+        let layout = Layout::default();
+        let definition = Definition::new("scan".parse().unwrap(), ids, &layout);
+        let spec = spec(
+            &definition,
+            &layout.run_of(&definition.name),
+            Path::new("/ctm/scan/container"),
+        )
+        .unwrap();
+        serde_json::to_value(spec).unwrap()
+    }
+
+    fn sorted(list: &Value) -> Vec<String> {
+        let mut list: Vec<String> = serde_json::from_value(list.clone()).unwrap();
+        list.sort();
+        list
+    }
+
+    #[test]
+    fn a_plain_container() {
+        let spec = made(Ids::Host);
+        assert_eq!(
+            spec["root"],
+            json!({ "path": "/var/lib/ctm/scan/rootfs", "readonly": false })
+        );
+        assert_eq!(spec["process"]["args"], json!(["/sbin/init"]));
+        assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
+        assert_eq!(spec["linux"]["cgroupsPath"], json!("/ctm/scan/container"));
+        assert_eq!(
+            spec["linux"]["resources"]["devices"],
+            json!([{ "allow": true, "access": "rwm" }])
+        );
+        assert_eq!(spec["linux"].get("uidMappings"), None);
+        let capabilities = sorted(&spec["process"]["capabilities"]["bounding"]);
+        for denied in [
+            "CAP_SYS_ADMIN",
+            "CAP_NET_ADMIN",
+            "CAP_SYS_BOOT",
+            "CAP_BPF",
+            "CAP_SYS_MODULE",
+        ] {
+            assert!(!capabilities.iter().any(|name| name == denied), "{denied}");
+        }
+        assert_eq!(
+            capabilities,
+            sorted(&spec["process"]["capabilities"]["effective"])
+        );
+        assert_eq!(
+            capabilities,
+            sorted(&spec["process"]["capabilities"]["permitted"])
+        );
+        let call = &spec["linux"]["seccomp"]["syscalls"][0];
+        assert_eq!(call["action"], json!("SCMP_ACT_ERRNO"));
+        assert_eq!(call["names"][0], json!("bpf"));
+        assert_eq!(spec["linux"]["seccomp"]["defaultAction"], json!("SCMP_ACT_ALLOW"));
+    }
+
+    #[test]
+    fn one_with_a_user_namespace() {
+        let spec = made(Ids::Block(IdBlock {
+            first: 1_000_000,
+            count: 65_536,
+        }));
+        let mapping = json!([{ "containerID": 0, "hostID": 1_000_000, "size": 65_536 }]);
+        assert_eq!(spec["linux"]["uidMappings"], mapping);
+        assert_eq!(spec["linux"]["gidMappings"], mapping);
+        let types: Vec<_> = spec["linux"]["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|namespace| namespace["type"].clone())
+            .collect();
+        assert_eq!(
+            json!(types),
+            json!(["pid", "mount", "uts", "ipc", "network", "cgroup", "user"])
+        );
+        assert_eq!(spec["linux"]["seccomp"]["syscalls"][0]["names"][0], json!("bpf"));
+    }
+
+    #[test]
+    fn dev_is_the_hosts_and_nothing_else_lies_below_it_unasked() {
+        let spec = made(Ids::Host);
+        let mounts: Vec<_> = spec["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| {
+                (
+                    mount["destination"].as_str().unwrap().to_owned(),
+                    mount["source"].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect();
+        let expected = [
+            ("/proc", "proc"),
+            ("/dev", "/run/ctm/scan/devfs/dev"),
+            ("/dev/pts", "devpts"),
+            ("/dev/shm", "shm"),
+            ("/dev/mqueue", "mqueue"),
+            ("/sys", "sysfs"),
+            ("/sys/fs/cgroup", "cgroup"),
+            ("/run", "tmpfs"),
+            ("/run/udev", "/run/ctm/scan/udev"),
+        ]
+        .map(|(at, from)| (at.to_owned(), from.to_owned()));
+        assert_eq!(mounts, expected);
+        assert_eq!(spec["mounts"][1]["options"], json!(["bind", "nosuid", "noexec"]));
+        assert_eq!(spec["linux"].get("devices"), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! The arguments, as typed.
+
+use clap::{Args, Parser, Subcommand};
+use devbroker::model::ContainerName;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// System containers: create, start, enter, limit.
+#[derive(Debug, Parser)]
+#[command(name = "ctm", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a container from an archive or a folder.
+    Create(Create),
+    /// Start a container and wait until its first process runs.
+    Start(Start),
+    /// Shut a container down and wait until it is gone.
+    Stop(Name),
+    /// Run a command in a running container; its exit code becomes ours.
+    Exec(Exec),
+    /// List all containers.
+    List(Output),
+    /// Show one container.
+    Status(Status),
+    /// Remove a container, its definition and its root file system below /var/lib/ctm.
+    Destroy(Destroy),
+    /// Start a container and stay with it until it ends; what ctm@.service runs.
+    Run(Run),
+    /// Clean up after a supervisor that was killed; ctm@.service does it, and so do start and stop.
+    #[command(hide = true)]
+    Clean(Name),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// The container.
+    pub(crate) name: ContainerName,
+}
+
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
+pub(crate) struct Create {
+    /// Its name: letters, digits, `-`, `_` and `.`.
+    pub(crate) name: ContainerName,
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// Make no copy of the folder of --rootfs: it becomes the container's, its files are given to the container's ids.
+    #[arg(long, conflicts_with = "tar")]
+    pub(crate) in_place: bool,
+    /// Give the container a user namespace with host ids of its own (the default).
+    #[arg(long, overrides_with = "no_userns")]
+    pub(crate) userns: bool,
+    /// Let the container's ids be the host's.
+    #[arg(long, overrides_with = "userns")]
+    pub(crate) no_userns: bool,
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Its first process, with arguments; must come last. Without it /sbin/init.
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "CMD")]
+    pub(crate) init: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Source {
+    /// A folder with a root file system; it is copied.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// An archive of a root file system: tar, also compressed with gzip, bzip2, xz or zstd.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tar: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The container.
+    pub(crate) name: ContainerName,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Destroy {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// In a session of its own; what `ctm start` does where systemd does not run the machine.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_come_after_dashes() {
+        let cli = Cli::try_parse_from(["ctm", "exec", "scan", "--", "ls", "-l"]).unwrap();
+        assert!(matches!(cli.verb, Verb::Exec(exec) if exec.command == ["ls", "-l"]));
+        assert!(Cli::try_parse_from(["ctm", "exec", "scan"]).is_err());
+        let cli = Cli::try_parse_from([
+            "ctm",
+            "create",
+            "a",
+            "--no-userns",
+            "--tar",
+            "x",
+            "--init",
+            "/bin/sh",
+            "-c",
+            "true",
+        ])
+        .unwrap();
+        let Verb::Create(create) = cli.verb else {
+            panic!("not create");
+        };
+        assert_eq!(create.init, ["/bin/sh", "-c", "true"]);
+        assert!(create.no_userns && !create.userns);
+        for bad in [
+            &["ctm", "create", "a"][..],
+            &["ctm", "create", "a", "--tar", "x", "--rootfs", "y"],
+            &["ctm", "create", "a", "--tar", "x", "--in-place"],
+            &["ctm", "create", "../a", "--tar", "x"],
+            &["ctm", "start", ".crun"],
+        ] {
+            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+    }
+}

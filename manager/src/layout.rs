@@ -1,0 +1,119 @@
+//! Where everything lies. Owns the names of ctm's folders and files and nothing else.
+
+use devbroker::model::{ContainerName, InstanceId};
+use std::path::{Path, PathBuf};
+
+/// The folders ctm works in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Definitions, one `NAME.toml` for each container.
+    pub(crate) definitions: PathBuf,
+    /// Root file systems, `NAME/rootfs`.
+    pub(crate) store: PathBuf,
+    /// Run state, lost at reboot; 0700.
+    pub(crate) run: PathBuf,
+    /// What the broker reads to adopt containers.
+    pub(crate) registrations: PathBuf,
+    /// Pinned device filters, one folder for each run.
+    pub(crate) filters: PathBuf,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            definitions: "/etc/ctm/containers".into(),
+            store: "/var/lib/ctm".into(),
+            run: "/run/ctm".into(),
+            registrations: "/run/devbroker/containers".into(),
+            filters: "/sys/fs/bpf/devbroker".into(),
+        }
+    }
+}
+
+impl Layout {
+    /// A container's definition.
+    pub(crate) fn definition(&self, name: &ContainerName) -> PathBuf {
+        self.definitions.join(format!("{name}.toml"))
+    }
+
+    /// What ctm keeps of a container on disk.
+    pub(crate) fn stored(&self, name: &ContainerName) -> PathBuf {
+        self.store.join(name.as_str())
+    }
+
+    /// Its root file system, unless the definition names another.
+    pub(crate) fn rootfs(&self, name: &ContainerName) -> PathBuf {
+        self.stored(name).join("rootfs")
+    }
+
+    /// What belongs to the container's present run.
+    pub(crate) fn run_of(&self, name: &ContainerName) -> RunFolder {
+        RunFolder(self.run.join(name.as_str()))
+    }
+
+    /// crun's own state. A container's name cannot begin with a dot.
+    pub(crate) fn crun(&self) -> PathBuf {
+        self.run.join(".crun")
+    }
+
+    /// Locks and the errors of failed starts.
+    pub(crate) fn beside(&self, folder: &str, name: &ContainerName) -> PathBuf {
+        self.run.join(folder).join(name.as_str())
+    }
+
+    /// The broker's file for a container.
+    pub(crate) fn registration(&self, name: &ContainerName) -> PathBuf {
+        self.registrations.join(format!("ctm:{name}.json"))
+    }
+
+    /// The pins of one run's device filter.
+    pub(crate) fn filter(&self, instance: &InstanceId) -> PathBuf {
+        self.filters.join(instance.as_str())
+    }
+}
+
+/// The folder of one container's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunFolder(pub(crate) PathBuf);
+
+impl RunFolder {
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The plan and how far it has come.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    /// Where the container's /dev is mounted.
+    pub(crate) fn devfs(&self) -> PathBuf {
+        self.0.join("devfs")
+    }
+
+    /// What the container sees as /run/udev.
+    pub(crate) fn udev(&self) -> PathBuf {
+        self.0.join("udev")
+    }
+
+    /// The OCI bundle.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.0.join("bundle")
+    }
+
+    /// Where crun writes the first process' id.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.0.join("pid")
+    }
+
+    /// Where crun writes its errors.
+    pub(crate) fn crun_log(&self) -> PathBuf {
+        self.0.join("crun.log")
+    }
+
+    /// The last lines that the container wrote to its standard output.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.0.join("console")
+    }
+}

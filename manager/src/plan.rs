@@ -1,0 +1,238 @@
+//! What has to be done to start a container, and to make one: data, in order. Pure.
+//!
+//! The steps are written down before the first of them is taken ([`crate::state`]), so that whoever comes after a
+//! supervisor that was killed undoes the same steps, from the last to the first.
+
+use crate::bundle;
+use crate::cgroup::{Cgroup, Run};
+use crate::definition::Definition;
+use crate::ids::Ids;
+use crate::layout::Layout;
+use devbroker::model::InstanceId;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the broker may take to place what a starting container is granted.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// One thing to do, which can be undone; undoing what was not done is no fault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Step {
+    /// Move the supervisor into a cgroup of its own. Undone: out of it, and the run's cgroups are removed.
+    Enter { run: Run },
+    /// A folder that the container sees and cannot write to. Undone: removed with what is in it.
+    SharedFolder { path: PathBuf },
+    /// The container's /dev with its standard nodes.
+    Devfs { at: PathBuf, ids: Ids },
+    /// The OCI bundle.
+    Bundle { path: PathBuf, spec: Box<Spec> },
+    /// `crun create`: namespaces, mounts, cgroup, first process waiting. Undone: `crun delete`, cgroup removed.
+    Create { cgroup: Cgroup },
+    /// The device program on the container's cgroup. Undone: the pins are removed.
+    Filter { cgroup: Cgroup, dir: PathBuf },
+    /// The file by which the broker knows the container.
+    Register { file: PathBuf },
+    /// Ask the broker to place what is granted. Undone: tell it that the container is gone.
+    Announce { limit: Duration },
+    /// `crun start`: the first process runs. Undone: everything in the cgroup is killed.
+    Start { cgroup: Cgroup },
+    /// A container's folder in the store. Undone: removed with what is in it.
+    Store { path: PathBuf, ids: Ids },
+    /// Unpack an archive as a root file system.
+    Unpack { archive: PathBuf, to: PathBuf },
+    /// Copy a folder as a root file system.
+    Copy { from: PathBuf, to: PathBuf },
+    /// Give the files of a root file system to the container's ids, and remove device nodes from what came from outside.
+    Own {
+        rootfs: PathBuf,
+        ids: Ids,
+        drop_nodes: bool,
+    },
+    /// The definition.
+    Define { path: PathBuf, text: String },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enter { run } => write!(f, "enter cgroup {}", run.supervisor().path().display()),
+            Self::SharedFolder { path } | Self::Store { path, .. } => write!(f, "make {}", path.display()),
+            Self::Devfs { at, .. } => write!(f, "mount the container's /dev on {}", at.display()),
+            Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
+            Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
+            Self::Filter { dir, .. } => write!(f, "attach the device program, pinned in {}", dir.display()),
+            Self::Register { file } => write!(f, "write {}", file.display()),
+            Self::Announce { limit } => write!(f, "tell the broker, wait at most {} s", limit.as_secs()),
+            Self::Start { .. } => f.write_str("crun start"),
+            Self::Unpack { archive, to } => write!(f, "unpack {} to {}", archive.display(), to.display()),
+            Self::Copy { from, to } => write!(f, "copy {} to {}", from.display(), to.display()),
+            Self::Own { rootfs, ids, .. } => match ids {
+                Ids::Host => write!(f, "look through {}", rootfs.display()),
+                Ids::Block(block) => write!(f, "give {} to ids {block}", rootfs.display()),
+            },
+            Self::Define { path, .. } => write!(f, "write {}", path.display()),
+        }
+    }
+}
+
+/// The steps from a stopped container to a running one. The folder of the run is there already: it holds this plan.
+pub(crate) fn start(
+    definition: &Definition,
+    layout: &Layout,
+    run: &Run,
+    instance: &InstanceId,
+) -> Result<Vec<Step>, OciSpecError> {
+    let folder = layout.run_of(&definition.name);
+    let cgroup = run.container();
+    let spec = bundle::spec(definition, &folder, cgroup.path())?;
+    Ok(vec![
+        Step::Enter { run: run.clone() },
+        Step::SharedFolder { path: folder.udev() },
+        Step::Devfs {
+            at: folder.devfs(),
+            ids: definition.ids,
+        },
+        Step::Bundle {
+            path: folder.bundle(),
+            spec: Box::new(spec),
+        },
+        Step::Create {
+            cgroup: cgroup.clone(),
+        },
+        Step::Filter {
+            cgroup: cgroup.clone(),
+            dir: layout.filter(instance),
+        },
+        Step::Register {
+            file: layout.registration(&definition.name),
+        },
+        Step::Announce {
+            limit: ANNOUNCE_LIMIT,
+        },
+        Step::Start { cgroup },
+    ])
+}
+
+/// Where a new container's root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A tar archive.
+    Archive(PathBuf),
+    /// A folder that is copied.
+    Copied(PathBuf),
+    /// A folder that becomes the container's as it is.
+    InPlace(PathBuf),
+}
+
+/// The steps that make a container.
+pub(crate) fn create(definition: &Definition, origin: &Origin, layout: &Layout) -> Vec<Step> {
+    let (ids, to) = (definition.ids, definition.rootfs.clone());
+    let store = Step::Store {
+        path: layout.stored(&definition.name),
+        ids,
+    };
+    let own = |drop_nodes| Step::Own {
+        rootfs: to.clone(),
+        ids,
+        drop_nodes,
+    };
+    let mut steps = match origin {
+        Origin::Archive(archive) => vec![
+            store,
+            Step::Unpack {
+                archive: archive.clone(),
+                to: to.clone(),
+            },
+            own(true),
+        ],
+        Origin::Copied(from) => vec![
+            store,
+            Step::Copy {
+                from: from.clone(),
+                to: to.clone(),
+            },
+            own(true),
+        ],
+        Origin::InPlace(_) => match ids {
+            Ids::Host => Vec::new(),
+            Ids::Block(_) => vec![own(false)],
+        },
+    };
+    steps.push(Step::Define {
+        path: layout.definition(&definition.name),
+        text: definition.text(),
+    });
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::IdBlock;
+
+    fn shown(steps: &[Step]) -> Vec<String> {
+        steps.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_start() {
+        let layout = Layout::default();
+        let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
+        let own = Cgroup::parse("0::/user.slice").unwrap();
+        let run = Cgroup::of_run(&definition.name, &own);
+        let steps = start(&definition, &layout, &run, &InstanceId::from_bits(1)).unwrap();
+        assert_eq!(
+            shown(&steps),
+            [
+                "enter cgroup /ctm/scan/supervisor",
+                "make /run/ctm/scan/udev",
+                "mount the container's /dev on /run/ctm/scan/devfs",
+                "write /run/ctm/scan/bundle/config.json",
+                "crun create in cgroup /ctm/scan/container",
+                "attach the device program, pinned in /sys/fs/bpf/devbroker/0000000000000001",
+                "write /run/devbroker/containers/ctm:scan.json",
+                "tell the broker, wait at most 10 s",
+                "crun start",
+            ]
+        );
+        let text = serde_json::to_string(&steps).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Step>>(&text).unwrap(), steps);
+    }
+
+    #[test]
+    fn a_creation() {
+        let layout = Layout::default();
+        let ids = Ids::Block(IdBlock {
+            first: 1_000_000,
+            count: 65_536,
+        });
+        let mut definition = Definition::new("scan".parse().unwrap(), ids, &layout);
+        assert_eq!(
+            shown(&create(&definition, &Origin::Archive("/a.tar".into()), &layout)),
+            [
+                "make /var/lib/ctm/scan",
+                "unpack /a.tar to /var/lib/ctm/scan/rootfs",
+                "give /var/lib/ctm/scan/rootfs to ids 1000000..1065536",
+                "write /etc/ctm/containers/scan.toml",
+            ]
+        );
+        definition.rootfs = "/srv/x".into();
+        assert_eq!(
+            shown(&create(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
+            [
+                "give /srv/x to ids 1000000..1065536",
+                "write /etc/ctm/containers/scan.toml"
+            ]
+        );
+        definition.ids = Ids::Host;
+        assert_eq!(
+            shown(&create(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
+            ["write /etc/ctm/containers/scan.toml"]
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! Executes and undoes the steps of [`crate::plan`]: the only `match` on [`Step`] that acts.
+
+use crate::atomic;
+use crate::broker::{self, RegistrationError};
+use crate::cgroup::{self, CgroupError};
+use crate::crun::{Crun, CrunError};
+use crate::ids::Ids;
+use crate::layout::Layout;
+use crate::ownership::{self, OwnershipError};
+use crate::plan::Step;
+use crate::process::ProcessId;
+use crate::store::{self, StoreError};
+use devbroker::access::DEFAULT_SEED;
+use devbroker::host::access::{DeviceFilter, FilterError};
+use devbroker::host::devfs::{Devfs, DevfsError, Limits};
+use devbroker::model::{ContainerName, InstanceId, Registration};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long processes may take to go away after SIGKILL.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+/// How long the broker may take to take note of a container's end, which includes a last look at its nodes.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(5);
+
+/// What can go wrong with a step.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    /// A file operation failed.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Crun(#[from] CrunError),
+    #[error(transparent)]
+    Devfs(#[from] DevfsError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
+    /// Steps in an order that cannot be.
+    #[error("{0} is not known yet; this is a bug in ctm")]
+    Order(&'static str),
+    /// The first process is gone already.
+    #[error("the container's first process ended before it was started; `crun` left its reason in {}", .0.display())]
+    Gone(PathBuf),
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StepError + use<'a> {
+    move |source| StepError::Io {
+        what,
+        path: path.into(),
+        source,
+    }
+}
+
+/// Takes and undoes steps for one container, and keeps what one step learns and another needs.
+#[derive(Debug)]
+pub(crate) struct Runner<'a> {
+    layout: &'a Layout,
+    name: &'a ContainerName,
+    run: Option<Running>,
+    devfs: Option<(PathBuf, u64, Ids)>,
+    filter: Option<(PathBuf, PathBuf)>,
+    init: Option<ProcessId>,
+}
+
+/// What a run needs that a creation does not.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Which run.
+    pub(crate) instance: InstanceId,
+    /// The container's root file system.
+    pub(crate) rootfs: PathBuf,
+    /// Its standard output and error.
+    pub(crate) console: OwnedFd,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(layout: &'a Layout, name: &'a ContainerName, run: Option<Running>) -> Self {
+        Self {
+            layout,
+            name,
+            run,
+            devfs: None,
+            filter: None,
+            init: None,
+        }
+    }
+
+    /// The container's first process, once [`Step::Create`] was taken.
+    pub(crate) fn init(&self) -> Option<ProcessId> {
+        self.init
+    }
+
+    fn running(&self) -> Result<&Running, StepError> {
+        self.run.as_ref().ok_or(StepError::Order("the run"))
+    }
+
+    /// Takes a step.
+    pub(crate) fn take(&mut self, step: &Step) -> Result<(), StepError> {
+        tracing::debug!(container = %self.name, step = %step);
+        match step {
+            Step::Enter { run } => {
+                cgroup::require_unified()?;
+                run.supervisor().create()?;
+                run.supervisor().enter()?;
+            }
+            Step::SharedFolder { path } => atomic::folder(path, 0o755).map_err(io_error("make", path))?,
+            Step::Devfs { at, ids } => {
+                let map = ids.map();
+                let devfs = Devfs::create(at, Limits::default(), &map, &map)?;
+                devfs.standard_nodes()?;
+                self.devfs = Some((at.clone(), devfs.st_dev(), *ids));
+            }
+            Step::Bundle { path, spec } => {
+                atomic::folder(path, 0o700).map_err(io_error("make", path))?;
+                let file = path.join("config.json");
+                let bytes = serde_json::to_vec(spec)
+                    .map_err(io::Error::other)
+                    .map_err(io_error("write", &file))?;
+                atomic::write(&file, &bytes, 0o600).map_err(io_error("write", &file))?;
+            }
+            Step::Create { .. } => {
+                let pid = Crun::new(self.layout, self.name).create(&self.running()?.console)?;
+                let log = self.layout.run_of(self.name).crun_log();
+                self.init = Some(ProcessId::now(pid).map_err(|_| StepError::Gone(log))?);
+            }
+            Step::Filter { cgroup, dir } => {
+                DeviceFilter::create(cgroup.open()?.as_fd(), dir, DEFAULT_SEED)?;
+                self.filter = Some((cgroup.path().into(), dir.clone()));
+            }
+            Step::Register { file } => broker::register(file, &self.registration()?)?,
+            Step::Announce { limit } => {
+                // A broker that is down or slow is no reason not to start: the container is closed, and the broker adopts
+                // it when it comes.
+                if let Err(error) = broker::announce(self.name, *limit) {
+                    tracing::warn!(container = %self.name, %error, "starting without granted devices");
+                }
+            }
+            Step::Start { .. } => Crun::new(self.layout, self.name).start()?,
+            Step::Store { path, ids } => store::make(path, *ids)?,
+            Step::Unpack { archive, to } => store::unpack(archive, to)?,
+            Step::Copy { from, to } => store::copy(from, to)?,
+            Step::Own {
+                rootfs,
+                ids,
+                drop_nodes,
+            } => {
+                let changed = ownership::give(rootfs, *ids, *drop_nodes)?;
+                tracing::debug!(owned = changed.owned, nodes_removed = changed.nodes);
+            }
+            Step::Define { path, text } => {
+                if let Some(folder) = path.parent() {
+                    fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+                }
+                atomic::write_new(path, text.as_bytes(), 0o644).map_err(io_error("write", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn registration(&self) -> Result<Registration, StepError> {
+        let running = self.running()?;
+        let init = self.init.ok_or(StepError::Order("the first process"))?;
+        let (devfs, devfs_dev, ids) = self.devfs.clone().ok_or(StepError::Order("the devfs"))?;
+        let (cgroup, filter) = self.filter.clone().ok_or(StepError::Order("the filter"))?;
+        Ok(Registration {
+            container: broker::reference(self.name),
+            owner: 0,
+            instance: running.instance.clone(),
+            pid: init.pid,
+            pid_start: init.start,
+            uid_map: ids.map(),
+            gid_map: ids.map(),
+            devfs,
+            devfs_dev,
+            bound_at: None,
+            rootfs: Some(running.rootfs.clone()),
+            cgroup,
+            filter,
+        })
+    }
+
+    /// Undoes a step, taken or not.
+    pub(crate) fn undo(&self, step: &Step) -> Result<(), StepError> {
+        tracing::debug!(container = %self.name, undo = %step);
+        match step {
+            Step::Enter { run } => {
+                if cgroup::own()? == run.supervisor() && !run.systemd {
+                    cgroup::leave()?;
+                }
+                if !run.systemd {
+                    run.cgroup.remove()?;
+                }
+            }
+            Step::SharedFolder { path } | Step::Bundle { path, .. } => match fs::remove_dir_all(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(io_error("remove", path))?,
+            },
+            Step::Devfs { at, .. } => {
+                Devfs::destroy(at)?;
+            }
+            Step::Create { cgroup } => {
+                cgroup.kill(Instant::now() + KILL_LIMIT)?;
+                Crun::new(self.layout, self.name).delete()?;
+                cgroup.remove()?;
+            }
+            Step::Filter { dir, .. } => DeviceFilter::collect(dir)?,
+            Step::Register { file } => broker::unregister(file)?,
+            Step::Announce { .. } => {
+                if let Err(error) = broker::withdraw(self.name, false, WITHDRAW_LIMIT) {
+                    tracing::debug!(container = %self.name, %error, "the broker was not told of the end");
+                }
+            }
+            Step::Start { cgroup } => cgroup.kill(Instant::now() + KILL_LIMIT)?,
+            Step::Store { path, .. } => store::remove(path)?,
+            // What is in the store goes with the container's folder; what was there before stays as it is.
+            Step::Unpack { .. } | Step::Copy { .. } | Step::Own { .. } => {}
+            Step::Define { path, .. } => match fs::remove_file(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(io_error("remove", path))?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Undoes steps from the last to the first. One that fails does not keep the others; answers with all failures.
+    pub(crate) fn undo_all(&self, steps: &[Step]) -> Vec<StepError> {
+        steps
+            .iter()
+            .rev()
+            .filter_map(|step| self.undo(step).err())
+            .collect()
+    }
+}

@@ -1,0 +1,261 @@
+//! Root file systems on disk: unpacking, copying, removing.
+//!
+//! Archives are unpacked by the `tar` program: GNU tar holds back links that lead out of the tree until all else is
+//! unpacked, strips leading slashes, refuses `..`, and keeps sparse files, hard links, ACLs and file capabilities, which the
+//! `tar` crate does only in part. What it must not bring in, device nodes, is removed afterwards by [`crate::ownership`];
+//! until then the folder above, which no user of the host may enter, keeps them out of reach.
+
+use crate::atomic;
+use crate::ids::Ids;
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// A file operation failed.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// A program could not be run.
+    #[error("cannot run {program}: {source}; install it")]
+    Program {
+        program: &'static str,
+        source: io::Error,
+    },
+    /// A program said no.
+    #[error("{program} failed on {} ({status}): {message}", .path.display())]
+    Failed {
+        program: &'static str,
+        path: PathBuf,
+        status: ExitStatus,
+        message: String,
+    },
+    /// Something is mounted in what is to be removed.
+    #[error("{} is mounted; unmount it, then try again", .0.display())]
+    Mounted(PathBuf),
+}
+
+fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + use<'a> {
+    move |source| StoreError::Io {
+        what,
+        path: path.into(),
+        source,
+    }
+}
+
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+}
+
+impl Compression {
+    /// By the file's first bytes.
+    fn of(start: &[u8]) -> Self {
+        [
+            (&b"\x1f\x8b"[..], Self::Gzip),
+            (b"BZh", Self::Bzip2),
+            (b"\xfd7zXZ\0", Self::Xz),
+            (b"\x28\xb5\x2f\xfd", Self::Zstd),
+        ]
+        .into_iter()
+        .find(|(magic, _)| start.starts_with(magic))
+        .map_or(Self::None, |(_, compression)| compression)
+    }
+
+    /// The option of `tar`.
+    const fn option(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("--gzip"),
+            Self::Bzip2 => Some("--bzip2"),
+            Self::Xz => Some("--xz"),
+            Self::Zstd => Some("--zstd"),
+        }
+    }
+}
+
+/// Makes a container's folder. No user of the host may enter it but the container's own root, who must, to get to the
+/// root file system below.
+pub(crate) fn make(path: &Path, ids: Ids) -> Result<(), StoreError> {
+    if let Some(above) = path.parent() {
+        atomic::folder(above, 0o711).map_err(io_error("make", above))?;
+    }
+    match ids {
+        Ids::Host => atomic::folder(path, 0o700).map_err(io_error("make", path)),
+        Ids::Block(block) => {
+            atomic::folder(path, 0o700).map_err(io_error("make", path))?;
+            chownat(
+                CWD,
+                path,
+                Some(Uid::ROOT),
+                Some(Gid::from_raw(block.first)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(|e| io_error("change the group of", path)(e.into()))?;
+            atomic::folder(path, 0o710).map_err(io_error("change the mode of", path))
+        }
+    }
+}
+
+/// Unpacks an archive into the new folder `to`.
+pub(crate) fn unpack(archive: &Path, to: &Path) -> Result<(), StoreError> {
+    let mut file = File::open(archive).map_err(io_error("open", archive))?;
+    let mut start = Vec::new();
+    (&file)
+        .take(8)
+        .read_to_end(&mut start)
+        .and_then(|_| file.rewind())
+        .map_err(io_error("read", archive))?;
+    fs::create_dir(to).map_err(io_error("make", to))?;
+    let mut tar = Command::new("tar");
+    tar.args([
+        "--extract",
+        "--file=-",
+        "--numeric-owner",
+        "--same-owner",
+        "--same-permissions",
+        "--acls",
+        "--xattrs",
+        "--xattrs-include=security.capability",
+        "--xattrs-include=user.*",
+        // The container's /dev is the host's; a system's archive may be full of nodes.
+        "--anchored",
+        "--exclude=dev/*",
+        "--exclude=./dev/*",
+    ])
+    .args(Compression::of(&start).option())
+    .arg("--directory")
+    .arg(to)
+    .stdin(file);
+    finish("tar", archive, tar)
+}
+
+/// Copies the folder `from` to the new folder `to`, without what is mounted in it.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let mut cp = Command::new("cp");
+    cp.args([
+        "--archive",
+        "--one-file-system",
+        "--reflink=auto",
+        "--no-target-directory",
+        "--",
+    ])
+    .arg(from)
+    .arg(to)
+    .stdin(Stdio::null());
+    finish("cp", from, cp)
+}
+
+/// Runs a program to its end; of what it says, the first lines go into the error.
+fn finish(program: &'static str, path: &Path, mut command: Command) -> Result<(), StoreError> {
+    let output = command
+        .env("LC_ALL", "C")
+        .stdout(Stdio::null())
+        .output()
+        .map_err(|source| StoreError::Program { program, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(StoreError::Failed {
+        program,
+        path: path.into(),
+        status: output.status,
+        message: said.lines().take(5).collect::<Vec<_>>().join("; "),
+    })
+}
+
+/// Removes a folder and all in it; nothing to do if it does not exist. Where something is mounted in it nothing is removed.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let table = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(io_error("read", Path::new("/proc/self/mountinfo")))?;
+    if let Some(mounted) = mounts(&table).find(|at| at.starts_with(path)) {
+        return Err(StoreError::Mounted(mounted));
+    }
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(io_error("remove", path)),
+    }
+}
+
+/// The mount points in the text of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`): the fifth field, with space, tab,
+/// newline and backslash as `\040` and the like.
+fn mounts(table: &str) -> impl Iterator<Item = PathBuf> {
+    table.lines().filter_map(|line| {
+        let field = line.split(' ').nth(4)?;
+        let mut path = field
+            .replace("\\040", " ")
+            .replace("\\011", "\t")
+            .replace("\\012", "\n");
+        path = path.replace("\\134", "\\");
+        Some(path.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compressions_by_content() {
+        for (start, option) in [
+            (&b"\x1f\x8b\x08\x00"[..], Some("--gzip")),
+            (b"BZh9", Some("--bzip2")),
+            (b"\xfd7zXZ\0\0", Some("--xz")),
+            (b"\x28\xb5\x2f\xfd\x04", Some("--zstd")),
+            (b"./\0\0\0", None),
+            (b"", None),
+        ] {
+            assert_eq!(Compression::of(start).option(), option);
+        }
+    }
+
+    #[test]
+    fn mount_points() {
+        let table = "22 1 0:20 / /proc rw - proc proc rw\n30 1 0:3 / /var/lib/a\\040b\\134 rw shared:1 - tmpfs x rw\nshort\n";
+        assert_eq!(
+            mounts(table).collect::<Vec<_>>(),
+            [Path::new("/proc"), Path::new("/var/lib/a b\\")]
+        );
+    }
+
+    #[test]
+    fn a_broken_archive_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("x.tar.gz");
+        fs::write(&archive, b"\x1f\x8bgarbage").unwrap();
+        let error = unpack(&archive, &dir.path().join("to")).unwrap_err().to_string();
+        assert!(error.starts_with("tar failed on "), "{error}");
+        let error = unpack(&dir.path().join("none"), &dir.path().join("to2")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot open "), "{error}");
+        assert!(!dir.path().join("to2").exists());
+    }
+
+    #[test]
+    fn a_copy_has_what_the_original_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("a"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", from.join("l")).unwrap();
+        let to = dir.path().join("to");
+        copy(&from, &to).unwrap();
+        assert_eq!(fs::read(to.join("a")).unwrap(), b"x");
+        assert_eq!(fs::read_link(to.join("l")).unwrap(), Path::new("/etc/passwd"));
+        remove(&to).unwrap();
+        remove(&to).unwrap();
+        assert!(!to.exists());
+    }
+}

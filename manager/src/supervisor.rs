@@ -1,0 +1,348 @@
+//! `ctm run`: takes the steps of a start, stays with the container until its first process ends, and undoes them.
+
+use crate::cgroup;
+use crate::clean::{self, CleanError};
+use crate::console::Console;
+use crate::definition::Definition;
+use crate::definitions::{self, LoadError};
+use crate::layout::Layout;
+use crate::lock::{self, LockError};
+use crate::plan;
+use crate::process::ProcessId;
+use crate::runner::{Runner, Running, StepError};
+use crate::service::{Notifier, ServiceError};
+use crate::state::{Phase, State, StateError};
+use crate::{atomic, sys};
+use devbroker::model::{ContainerName, InstanceId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, set_child_subreaper, setsid, waitid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Beyond the container's own time to stop: for killing and cleaning up.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+
+/// What can go wrong with a run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// Someone supervises it.
+    #[error("container {0} is running already")]
+    Busy(ContainerName),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("cannot clean up what an earlier run of {name} left: {source}")]
+    Clean { name: ContainerName, source: CleanError },
+    /// The root file system is not there.
+    #[error("{} is no folder; the container's root file system is missing", .0.display())]
+    NoRootfs(PathBuf),
+    #[error("cannot write the container's OCI configuration: {0}")]
+    Bundle(#[from] oci_spec::OciSpecError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::CgroupError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error("cannot {what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+    /// The first process ended by itself, and not well.
+    #[error("the container's first process {0}")]
+    Failed(Ending),
+    /// Something stays behind.
+    #[error("container {name} has ended, but {failures}")]
+    Left { name: ContainerName, failures: String },
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Io { what, source }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By itself.
+    Exit(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Nobody told us.
+    Unknown,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exit(code) => write!(f, "exited with code {code}"),
+            Self::Signal(number) => write!(f, "was ended by signal {number}"),
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// Runs a container from start to end. `detached`: leave the session of the terminal that started us.
+pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Result<(), RunError> {
+    if detached {
+        setsid().map_err(|e| failed("begin a session")(e.into()))?;
+    }
+    let signals = signals().map_err(failed("wait for signals"))?;
+    let _lock = lock::run(layout, name)?.ok_or_else(|| RunError::Busy(name.clone()))?;
+    clean::after_crash(layout, name).map_err(|source| RunError::Clean {
+        name: name.clone(),
+        source,
+    })?;
+    let definition = definitions::load(layout, name)?;
+    if !definition.rootfs.is_dir() {
+        return Err(RunError::NoRootfs(definition.rootfs));
+    }
+    cgroup::require_unified()?;
+    // Orphans of crun's become ours, the container's first process among them, so that its exit status can be had.
+    set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| failed("adopt orphans")(e.into()))?;
+
+    let instance = random_instance().map_err(failed("read /dev/urandom"))?;
+    let run = cgroup::Cgroup::of_run(name, &cgroup::own()?);
+    let steps = plan::start(&definition, layout, &run, &instance)?;
+    let folder = layout.run_of(name);
+    atomic::folder(folder.path(), 0o700).map_err(failed("make the run's folder"))?;
+    let state = State {
+        instance: instance.clone(),
+        supervisor: ProcessId::own().map_err(failed("look at this process"))?,
+        init: None,
+        phase: Phase::Starting,
+        steps,
+    };
+    state.write(&folder)?;
+    let (console, container_end) = Console::open(&folder.console()).map_err(failed("make the console"))?;
+    let runner = Runner::new(
+        layout,
+        name,
+        Some(Running {
+            instance,
+            rootfs: definition.rootfs.clone(),
+            console: container_end,
+        }),
+    );
+    Supervisor {
+        layout,
+        name,
+        definition: &definition,
+        runner,
+        state,
+        console,
+        signals,
+        notifier: Notifier::from_environment()?,
+    }
+    .supervise()
+}
+
+/// A stream that becomes readable at a signal that asks us to stop.
+fn signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
+
+fn random_instance() -> io::Result<InstanceId> {
+    let mut bits = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bits)?;
+    Ok(InstanceId::from_bits(u64::from_ne_bytes(bits)))
+}
+
+struct Supervisor<'a> {
+    layout: &'a Layout,
+    name: &'a ContainerName,
+    definition: &'a Definition,
+    runner: Runner<'a>,
+    state: State,
+    console: Console,
+    signals: UnixStream,
+    notifier: Notifier,
+}
+
+impl Supervisor<'_> {
+    fn supervise(mut self) -> Result<(), RunError> {
+        let ended = self.start().and_then(|init| self.stay(&init));
+        let failures = self.runner.undo_all(&self.state.steps);
+        let folder = self.layout.run_of(self.name);
+        let mut failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        if failures.is_empty() {
+            // With steps left to undo the folder stays: it holds the list of them.
+            if let Err(error) = fs::remove_dir_all(folder.path()) {
+                failures.push(format!("cannot remove {}: {error}", folder.path().display()));
+            }
+        }
+        let stopped = ended?;
+        if !failures.is_empty() {
+            return Err(RunError::Left {
+                name: self.name.clone(),
+                failures: failures.join("; "),
+            });
+        }
+        match stopped {
+            Ended::Asked | Ended::Itself(Ending::Exit(0) | Ending::Unknown) => Ok(()),
+            Ended::Itself(ending) => Err(RunError::Failed(ending)),
+        }
+    }
+
+    /// Takes the steps; answers with a descriptor of the first process.
+    fn start(&mut self) -> Result<OwnedFd, RunError> {
+        let folder = self.layout.run_of(self.name);
+        let mut held = None;
+        for step in self.state.steps.clone() {
+            self.runner.take(&step)?;
+            if self.state.init != self.runner.init() {
+                self.state.init = self.runner.init();
+                self.state.write(&folder)?;
+                held = self.state.init.and_then(ProcessId::open);
+            }
+        }
+        let (Some(init), Some(held)) = (self.state.init, held) else {
+            return Err(StepError::Gone(folder.crun_log()).into());
+        };
+        self.enter_phase(Phase::Running)?;
+        self.notifier.ready(init.pid)?;
+        tracing::info!(container = %self.name, pid = init.pid, "running");
+        Ok(held)
+    }
+
+    fn enter_phase(&mut self, phase: Phase) -> Result<(), RunError> {
+        self.state.phase = phase;
+        Ok(self.state.write(&self.layout.run_of(self.name))?)
+    }
+
+    /// Waits for the first process' end, and brings it about when asked to.
+    fn stay(&mut self, init: &OwnedFd) -> Result<Ended, RunError> {
+        let mut deadline: Option<Instant> = None;
+        let mut asked = false;
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = match left {
+                None => None,
+                Some(left) => Some(
+                    Timespec::try_from(left)
+                        .map_err(io::Error::other)
+                        .map_err(failed("wait"))?,
+                ),
+            };
+            let mut fds = vec![
+                PollFd::new(init, PollFlags::IN),
+                PollFd::new(&self.signals, PollFlags::IN),
+            ];
+            if let Some(console) = self.console.readable() {
+                fds.push(PollFd::from_borrowed_fd(console, PollFlags::IN));
+            }
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(failed("wait for the container")(e.into())),
+            }
+            let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+            let (ended, signalled, output) = (ready(0), ready(1), ready(2));
+            if output {
+                self.console
+                    .drain()
+                    .map_err(failed("read the container's output"))?;
+            }
+            if ended {
+                // What it wrote last is still in the pipe.
+                self.console
+                    .drain()
+                    .map_err(failed("read the container's output"))?;
+                let ending = ending_of(init);
+                tracing::info!(container = %self.name, "the first process {ending}");
+                return Ok(if asked {
+                    Ended::Asked
+                } else {
+                    Ended::Itself(ending)
+                });
+            }
+            if signalled && self.was_asked()? && !asked {
+                asked = true;
+                deadline = Some(self.ask_to_stop(init)?);
+            }
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                tracing::warn!(container = %self.name, "did not stop in time and is killed");
+                send(init, 9)?;
+                deadline = None;
+            }
+        }
+    }
+
+    /// Empties the stream of signals; whether there was one.
+    fn was_asked(&mut self) -> Result<bool, RunError> {
+        let mut any = false;
+        let mut buffer = [0; 64];
+        loop {
+            match self.signals.read(&mut buffer) {
+                Ok(0) => return Ok(any),
+                Ok(_) => any = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(any),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed("read signals")(e)),
+            }
+        }
+    }
+
+    /// Sends the container's init its signal; answers with when to lose patience. One that does not hear it is not waited
+    /// for.
+    fn ask_to_stop(&mut self, init: &OwnedFd) -> Result<Instant, RunError> {
+        let signal = self.definition.stop_signal;
+        let timeout = self.definition.stop_timeout;
+        // Nobody may be listening any more, and /run may be full; neither keeps the container from being stopped.
+        if let Err(error) = self.enter_phase(Phase::Stopping) {
+            tracing::warn!(container = %self.name, %error);
+        }
+        if let Err(error) = self.notifier.stopping(timeout + STOP_MARGIN) {
+            tracing::debug!(container = %self.name, %error);
+        }
+        let status = self
+            .state
+            .init
+            .and_then(|init| fs::read_to_string(format!("/proc/{}/status", init.pid)).ok())
+            .unwrap_or_default();
+        if !signal.is_heard_by(&status) {
+            tracing::info!(container = %self.name, %signal, "the first process ignores its stop signal");
+            return Ok(Instant::now());
+        }
+        send(init, signal.number())?;
+        Ok(Instant::now() + timeout)
+    }
+}
+
+/// Signals the first process; that it has just ended is no fault.
+fn send(init: &OwnedFd, number: i32) -> Result<(), RunError> {
+    match sys::send_signal(init.as_fd(), number) {
+        Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(()),
+        result => result.map_err(failed("signal the container's first process")),
+    }
+}
+
+/// Why a container is no longer.
+enum Ended {
+    /// It was asked to stop.
+    Asked,
+    /// Its first process ended by itself.
+    Itself(Ending),
+}
+
+fn ending_of(init: &OwnedFd) -> Ending {
+    match waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ending::Exit(code),
+            (None, Some(signal)) => Ending::Signal(signal),
+            (None, None) => Ending::Unknown,
+        },
+        // Not our child: crun was killed in between and something else adopted it.
+        Ok(None) | Err(_) => Ending::Unknown,
+    }
+}

@@ -1,0 +1,63 @@
+//! `ctm destroy`.
+
+use super::{Code, Condition, stop};
+use crate::layout::Layout;
+use crate::{broker, cli, definitions, lock, service, store};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::time::Duration;
+
+/// How long the broker may take to forget a container.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
+    let name = &arguments.name;
+    let _lock = lock::verb(layout, name)?;
+    let path = layout.definition(name);
+    // A definition with faults can be destroyed as well, and what an interrupted creation left.
+    if !path.exists() && !layout.stored(name).exists() {
+        definitions::load(layout, name)?;
+    }
+    if let Condition::Supervised(state) = Condition::of(layout, name)? {
+        bail!("container {name} is {}; `ctm stop {name}` stops it", state.phase);
+    }
+    if !arguments.yes && !confirmed(layout, arguments)? {
+        bail!("container {name} was kept");
+    }
+    stop::halt(layout, name)?;
+    // The definition goes first: whatever is left without one is swept by the next create or destroy of that name.
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    store::remove(&layout.stored(name))?;
+    if let Err(error) = broker::withdraw(name, true, FORGET_LIMIT) {
+        tracing::debug!(container = %name, %error, "the broker was not told to forget the container");
+    }
+    for folder in [super::start::FAILURES, ".log"] {
+        // Remarks of earlier runs; /run is emptied at the next boot anyway.
+        fs::remove_file(layout.beside(folder, name)).ok();
+    }
+    if service::is_available() {
+        service::forget_failure(name)?;
+    }
+    Ok(Code::Done)
+}
+
+fn confirmed(layout: &Layout, arguments: &cli::Destroy) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!("nobody is there to ask; say --yes");
+    }
+    let name = &arguments.name;
+    write!(
+        io::stderr(),
+        "remove container {name} and {} for good? [y/N] ",
+        layout.stored(name).display()
+    )?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

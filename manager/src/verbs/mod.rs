@@ -1,0 +1,156 @@
+//! The verbs of the command line: each takes its arguments, locks what it changes, and says what it did.
+
+mod create;
+mod destroy;
+mod exec;
+mod show;
+mod start;
+mod stop;
+
+use crate::cli::{Cli, Verb};
+use crate::definitions::LoadError;
+use crate::layout::Layout;
+use crate::lock;
+use crate::process::ProcessId;
+use crate::state::{Phase, State};
+use crate::supervisor;
+use crate::{atomic, clean};
+use anyhow::{Context, Result};
+use devbroker::model::ContainerName;
+use std::process::ExitCode;
+
+/// How ctm ends, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// Done.
+    Done,
+    /// It went wrong.
+    Failed,
+    /// The container does not run.
+    NotRunning,
+    /// There is no such container.
+    Unknown,
+}
+
+impl Code {
+    /// The code of an error.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        if error
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref(), Some(NotRunning(_))))
+        {
+            Self::NotRunning
+        } else if error
+            .chain()
+            .any(|cause| matches!(cause.downcast_ref(), Some(LoadError::Unknown(_))))
+        {
+            Self::Unknown
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::Done => Self::SUCCESS,
+            Code::Failed => Self::from(1),
+            // 2 is a wrong argument, from clap.
+            Code::NotRunning => Self::from(3),
+            Code::Unknown => Self::from(4),
+        }
+    }
+}
+
+/// What was asked for needs a running container.
+#[derive(Debug, thiserror::Error)]
+#[error("container {0} does not run; `ctm start {0}` starts it")]
+struct NotRunning(ContainerName);
+
+/// An error with its causes. Our own errors name their cause in their text already; such a cause is left out.
+pub(crate) fn reason(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
+    })
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, PartialEq)]
+enum Condition {
+    /// Nothing.
+    Stopped,
+    /// Its supervisor is at work.
+    Supervised(State),
+    /// Its supervisor was killed: what is left has to be cleaned up.
+    Abandoned(State),
+}
+
+impl Condition {
+    fn of(layout: &Layout, name: &ContainerName) -> Result<Self> {
+        let Some(state) = State::read(&layout.run_of(name))? else {
+            return Ok(Self::Stopped);
+        };
+        Ok(match state.supervisor.open() {
+            Some(_) => Self::Supervised(state),
+            None => Self::Abandoned(state),
+        })
+    }
+
+    /// The first process, if the container is up.
+    fn init(&self) -> Option<ProcessId> {
+        match self {
+            Self::Supervised(state) if state.phase != Phase::Starting => state.init,
+            Self::Stopped | Self::Supervised(_) | Self::Abandoned(_) => None,
+        }
+    }
+}
+
+/// Does what was asked for.
+pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!("ctm has to run as root");
+    }
+    match cli.verb {
+        Verb::Create(arguments) => create::run(layout, &arguments),
+        Verb::Start(arguments) => start::run(layout, &arguments),
+        Verb::Stop(arguments) => stop::run(layout, &arguments.name),
+        Verb::Exec(arguments) => exec::run(layout, &arguments),
+        Verb::List(arguments) => show::list(layout, &arguments),
+        Verb::Status(arguments) => show::status(layout, &arguments),
+        Verb::Destroy(arguments) => destroy::run(layout, &arguments),
+        Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
+        Verb::Clean(arguments) => clean_up(layout, &arguments.name),
+    }
+}
+
+/// Runs the container and leaves the reason of a failure where `ctm start` finds it.
+fn supervise(layout: &Layout, name: &ContainerName, detached: bool) -> Result<Code> {
+    match supervisor::run(layout, name, detached) {
+        Ok(()) => Ok(Code::Done),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            let file = layout.beside(start::FAILURES, name);
+            if let Some(folder) = file.parent() {
+                atomic::folder(folder, 0o700)
+                    .and_then(|()| atomic::write(&file, reason(&error).as_bytes(), 0o600))
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn clean_up(layout: &Layout, name: &ContainerName) -> Result<Code> {
+    if lock::run(layout, name)?.is_some() {
+        clean::after_crash(layout, name)?;
+    }
+    Ok(Code::Done)
+}

@@ -1,0 +1,273 @@
+//! The life of a container on the real kernel and the real crun, in a mount namespace of the test's own: a pure cgroup v2
+//! view, a bpffs, and empty /run, /var/lib and /etc/ctm. Needs root, crun and busybox; a test that lacks them fails.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what fails in a test panics"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Runs a shell script with `ctm` and `$ROOTFS`, a small root file system, in a namespace of its own.
+fn script(text: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let rootfs = dir.path().join("rootfs");
+    rootfs_at(&rootfs);
+    let bin = Path::new(env!("CARGO_BIN_EXE_ctm")).parent().unwrap();
+    let prologue = "set -eu\n\
+        umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf\n\
+        mount -t tmpfs run /run; mount -t tmpfs lib /var/lib; mkdir -p /etc/ctm; mount -t tmpfs etc /etc/ctm\n";
+    // The limit only ends a test that hangs.
+    Command::new("timeout")
+        .args([
+            "--kill-after=5",
+            "60",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+        ])
+        .arg(format!("{prologue}{text}"))
+        .env("ROOTFS", &rootfs)
+        .env("TMP", dir.path())
+        .env("EVIL", EVIL)
+        .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
+        .output()
+        .unwrap()
+}
+
+/// Runs a script that must succeed; answers with what it printed. The container `box` is called `name`, as cgroups are not
+/// the namespace's own.
+#[track_caller]
+fn printed(name: &str, text: &str) -> String {
+    let output = script(&text.replace("box", name));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{}\n--- stdout\n{out}\n--- stderr\n{err}",
+        output.status
+    );
+    out.replace(name, "box")
+}
+
+fn rootfs_at(root: &Path) {
+    for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "etc"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    let busybox = [BUSYBOX, "/usr/bin/busybox"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("busybox is missing: install busybox-static");
+    fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    for applet in [
+        "sh", "sleep", "cat", "id", "ls", "stat", "mknod", "touch", "true", "trap", "kill",
+    ] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+}
+
+/// All that a run could leave.
+const LEFT: &str = "\n{ ls -A /run/ctm | grep -v '^\\.'; ls -A /run/ctm/.crun; ls -A /run/devbroker/containers; \
+    ls /sys/fs/bpf/devbroker; ls -d /sys/fs/cgroup/ctm/box; grep /run/ctm/ /proc/self/mountinfo; } 2>/dev/null || true\n";
+
+fn life(name: &str, userns: &str) -> String {
+    printed(
+        name,
+        &format!(
+            "ctm create box {userns} --rootfs $ROOTFS --init /bin/sh -c 'trap \"exit 0\" TERM; echo up; while :; do sleep 1 & wait; done' >/dev/null\n\
+         ctm start box 2>/dev/null\n\
+         ctm exec box -- sh -c 'id -u; cat /dev/null; mknod /tmp/d c 10 200 2>/dev/null; cat /dev/kmsg /tmp/d' 2>&1 || echo code $?\n\
+         code=0; ctm exec box -- sh -c 'exit 7' || code=$?; echo code $code\n\
+         ctm status box | head -1\n\
+         code=0; ctm start box 2>/dev/null || code=$?; echo again $code\n\
+         ctm stop box\n\
+         code=0; ctm status box >/dev/null || code=$?; echo stopped $code\n\
+         code=0; ctm exec box -- true 2>/dev/null || code=$?; echo exec $code\n\
+         ctm destroy box --yes\n\
+         code=0; ctm status box 2>/dev/null || code=$?; echo gone $code; ls -A /var/lib/ctm /etc/ctm/containers\n{LEFT}"
+        ),
+    )
+}
+
+const AFTER: &str =
+    "code 7\nbox: running\nagain 1\nstopped 3\nexec 3\ngone 4\n/etc/ctm/containers:\n\n/var/lib/ctm:\n";
+
+#[test]
+fn plain() {
+    let expected = "0\ncat: can't open '/dev/kmsg': No such file or directory\n\
+                    cat: can't open '/tmp/d': Operation not permitted\ncode 1\n";
+    assert_eq!(life("plain", "--no-userns"), format!("{expected}{AFTER}"));
+}
+
+#[test]
+fn with_a_user_namespace() {
+    let expected = "0\ncat: can't open '/dev/kmsg': No such file or directory\n\
+                    cat: can't open '/tmp/d': No such file or directory\ncode 1\n";
+    assert_eq!(life("owned", "--userns"), format!("{expected}{AFTER}"));
+}
+
+/// A node that the host puts there is refused by the device program, whoever the container's root is.
+#[test]
+fn what_is_not_granted_does_not_open() {
+    for userns in ["--userns", "--no-userns"] {
+        let out = printed(
+            "closed",
+            &format!(
+                "ctm create box {userns} --rootfs $ROOTFS --init /bin/sleep infinity >/dev/null\n\
+             ctm start box 2>/dev/null\n\
+             mknod -m 666 /run/ctm/box/devfs/dev/loop-control c 10 237\n\
+             mknod -m 666 /run/ctm/box/devfs/dev/zero2 c 1 5\n\
+             ctm exec box -- sh -c ': </dev/zero2 && echo zero2 opens; : </dev/loop-control' 2>&1 || echo code $?\n\
+             ctm stop box"
+            ),
+        );
+        assert_eq!(
+            out, "zero2 opens\nsh: can't open /dev/loop-control: Operation not permitted\ncode 1\n",
+            "{userns}"
+        );
+    }
+}
+
+/// bpf(2) is the way to take the program off one's own cgroup.
+#[test]
+fn bpf_is_denied() {
+    let out = printed(
+        "nobpf",
+        "ctm create box --no-userns --rootfs $ROOTFS --init /bin/sleep infinity >/dev/null\n\
+         ctm start box 2>/dev/null\n\
+         ctm exec box -- sh -c 'while read -r key value; do case $key in Seccomp:|NoNewPrivs:) echo $key $value;; esac; done </proc/1/status'\n\
+         ctm stop box",
+    );
+    assert_eq!(out, "NoNewPrivs: 1\nSeccomp: 2\n");
+}
+
+/// The supervisor is killed: the container is shown as abandoned, and the next start or stop cleans up.
+#[test]
+fn a_killed_supervisor() {
+    let out = printed(
+        "killed",
+        &format!(
+            "ctm create box --rootfs $ROOTFS --init /bin/sleep infinity >/dev/null\n\
+         kill_it() {{ kill -9 $(cat /sys/fs/cgroup/ctm/box/supervisor/cgroup.procs); }}\n\
+         gone() {{ while grep -q 'populated 1' /sys/fs/cgroup/ctm/box/supervisor/cgroup.events; do :; done; }}\n\
+         ctm start box 2>/dev/null; kill_it; gone\n\
+         ctm status box | head -1 || true\n\
+         ctm start box 2>/dev/null; ctm status box | head -1\n\
+         ctm exec box -- true; kill_it; gone\n\
+         ctm stop box; ctm status box | head -1\n{LEFT}"
+        ),
+    );
+    assert_eq!(out, "box: abandoned\nbox: running\nbox: stopped\n");
+}
+
+/// What fails is undone, and the reason is told.
+#[test]
+fn a_start_that_fails_leaves_nothing() {
+    let out = printed(
+        "failing",
+        &format!(
+            "ctm create box --rootfs $ROOTFS --init /bin/none >/dev/null\n\
+         code=0; ctm start box 2>$TMP/err || code=$?; echo code $code; cat $TMP/err\n{LEFT}\
+         umount /sys/fs/bpf; sed -i s,/bin/none,/bin/sleep, /etc/ctm/containers/box.toml; ctm start box 2>$TMP/err || grep -o 'not on a bpf file system' $TMP/err\n{LEFT}"
+        ),
+    );
+    assert_eq!(
+        out,
+        "code 1\nctm: cannot start container box: crun create failed (exit status: 1): \
+         executable file `/bin/none` not found in $PATH: No such file or directory\nnot on a bpf file system\n"
+    );
+}
+
+/// Makes `$TMP/evil.tar`.
+const EVIL: &str = r"
+import io, os, tarfile
+out = os.environ['TMP'] + '/out'
+tar = tarfile.open(os.environ['TMP'] + '/evil.tar', 'w')
+def add(name, kind=tarfile.REGTYPE, data=b'', link='', mode=0o755, uid=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode, info.size = kind, link, mode, len(data)
+    info.uid = info.gid = uid
+    info.devmajor, info.devminor = 10, 237
+    tar.addfile(info, io.BytesIO(data))
+add('bin', tarfile.DIRTYPE)
+add('../escaped', data=b'x')
+add(out + '/absolute', data=b'x')
+add('up', tarfile.SYMTYPE, link=out)
+add('up/through', data=b'x')
+add('rel', tarfile.SYMTYPE, link='../../../../../../../..' + out)
+add('rel/through', data=b'x')
+add('hard', tarfile.LNKTYPE, link=out + '/none')
+add('node', tarfile.CHRTYPE, mode=0o666)
+add('bin/disk', tarfile.BLKTYPE, mode=0o666)
+tar.close()
+";
+
+/// A hostile archive: names that lead out, links that lead out and are written through, device nodes.
+#[test]
+fn a_hostile_archive() {
+    let out = printed(
+        "hostile",
+        "mkdir $TMP/out\n\
+         python3 -c \"$EVIL\"\n\
+         ctm create box --tar $TMP/evil.tar 2>/dev/null >/dev/null && echo created || echo refused\n\
+         ls -A $TMP/out\n\
+         find /var/lib/ctm -type b -o -type c\n\
+         find / -xdev -name escaped 2>/dev/null; find /var/lib /etc/ctm -name escaped | head -1\n\
+         ls -A /var/lib/ctm /etc/ctm",
+    );
+    assert_eq!(out, "refused\n/etc/ctm:\n\n/var/lib/ctm:\n");
+}
+
+/// The same without what makes tar give up: owners are shifted, set-id bits stay, nodes are gone, links stay links.
+#[test]
+fn an_archive_is_given_to_the_container() {
+    let out = printed(
+        "given",
+        "mkdir -p $TMP/a/bin $TMP/a/dev; cd $TMP/a; ln -s /etc/passwd link; : >suid; chmod 6755 suid; : >mine; chown 7:8 mine\n\
+         mknod -m 666 node c 10 237; mknod dev/null c 1 3; mkfifo fifo; ln suid hard\n\
+         for kind in '' z J; do tar -C $TMP/a -c${kind}f $TMP/a.tar .; ctm create box --tar $TMP/a.tar >/dev/null\n\
+         cd /var/lib/ctm/box/rootfs; stat -c '%n %u %g %a %h' bin dev dev/* fifo hard link mine node suid 2>/dev/null || true\n\
+         stat -c '%u %g %a' ..; cd /; ctm destroy box --yes; done",
+    );
+    let once = "bin 1073741824 1073741824 755 1\ndev 1073741824 1073741824 755 1\nfifo 1073741824 1073741824 644 1\n\
+                hard 1073741824 1073741824 6755 2\nlink 1073741824 1073741824 777 1\n\
+                mine 1073741831 1073741832 644 1\nsuid 1073741824 1073741824 6755 2\n0 1073741824 710\n";
+    // Folders count their links differently from one file system to the next.
+    let shown = out
+        .replace("755 2\ndev", "755 1\ndev")
+        .replace("755 2\nfifo", "755 1\nfifo");
+    assert_eq!(shown, once.repeat(3));
+}
+
+/// Two containers never share host ids, also where /etc/subuid says nothing.
+#[test]
+fn ids_are_the_containers_own() {
+    let out = printed(
+        "number",
+        "for box in a b; do ctm create $box --rootfs $ROOTFS >/dev/null; grep ^userns /etc/ctm/containers/$box.toml; done\n\
+         echo 'userns = maybe' >/etc/ctm/containers/a.toml\n\
+         ctm create c --rootfs $ROOTFS 2>&1 || echo code $?\n\
+         ctm create b --rootfs $ROOTFS 2>&1 || echo code $?\n\
+         ctm destroy a --yes; ctm create c --rootfs $ROOTFS >/dev/null; grep ^userns /etc/ctm/containers/c.toml",
+    );
+    assert_eq!(
+        out,
+        "userns = { first = 1073741824, count = 65536 }\nuserns = { first = 1073807360, count = 65536 }\n\
+         ctm: cannot tell which host ids are free; mend this definition first: /etc/ctm/containers/a.toml:1:10: error: \
+         string values must be quoted, expected literal string\n   |\n 1 | userns = maybe\n   |          ^^^^^\ncode 1\n\
+         ctm: container b exists already: /etc/ctm/containers/b.toml\ncode 1\n\
+         userns = { first = 1073741824, count = 65536 }\n"
+    );
+}
