@@ -7,3 +7,4 @@
 
 pub mod frame;
 pub mod look;
+pub mod plugged;

@@ -143,14 +143,10 @@ impl Gadget {
     /// Waits until udev is done with all nodes of the gadget that was plugged in.
     pub fn plugged(&self, into: Controller) -> Result<Plugged> {
         let (vendor, product) = self.ids;
-        // One that is just going away may still be there, under the same name.
-        let find = format!(
-            "for device in /sys/devices/platform/dummy_hcd.{}/usb*/*-1; do
-                [ \"$(cat $device/idVendor $device/idProduct 2>/dev/null)\" = $'{vendor:04x}\\n{product:04x}' ] && echo $device
-            done",
-            into.number()
-        );
-        self.vm.await_usb(&find, self.nodes)
+        self.vm.await_usb(
+            &format!("gadget:{}:{vendor:04x}:{product:04x}", into.number()),
+            self.nodes,
+        )
     }
 
     /// Plugs it in without waiting for the host's side to notice.

@@ -43,29 +43,10 @@ impl Plugged {
 }
 
 impl Vm {
-    /// Waits until the USB device whose sysfs folder `find` prints has at least
-    /// `nodes` nodes (its own included) and udev is done with them.
-    pub(crate) fn await_usb(&self, find: &str, nodes: usize) -> Result<Plugged> {
-        let script = format!(
-            r#"
-            find_device() {{ {find}
-            }}
-            nodes_of() {{
-                (cd "$1" && grep -s ^DEVNAME= uevent && find . -mindepth 2 -name uevent -printf '%h\n' | sort | while read -r folder; do
-                    grep -s ^DEVNAME= "$folder/uevent"; done) | sed 's|^DEVNAME=|/dev/|'
-            }}
-            for try in $(seq 2500); do
-                device=$(find_device) && [ -n "$device" ] && device=$(readlink -f "$device") &&
-                    nodes=$(nodes_of "$device") && [ "$(echo "$nodes" | wc -l)" -ge {nodes} ] && break
-                device=
-                sleep 0.02
-            done
-            [ -n "$device" ] || {{ echo "the device does not come up: found $(find_device), nodes $nodes" >&2; exit 1; }}
-            udevadm settle --timeout=50
-            echo "$device"
-            nodes_of "$device""#
-        );
-        let text = self.ok(&script)?;
+    /// Waits until the USB device at a place (as the probe names it) has at least
+    /// `nodes` nodes, its own included, and udev is done with them.
+    pub(crate) fn await_usb(&self, place: &str, nodes: usize) -> Result<Plugged> {
+        let text = self.ok(&format!("probe await-usb {place} {nodes}"))?;
         let mut lines = text.lines().map(str::to_owned);
         Ok(Plugged {
             syspath: lines.next().unwrap_or_default(),
@@ -92,15 +73,6 @@ impl Vm {
         })
         .map(drop)
     }
-}
-
-fn at_port(port: &str) -> String {
-    format!(
-        r#"for bus in /sys/bus/pci/drivers/xhci_hcd/*/usb*; do
-            device=/sys/bus/usb/devices/${{bus##*/usb}}-{port}
-            [ -d "$device" ] && echo "$device" && return
-        done; return 1"#
-    )
 }
 
 /// A serial stick (FTDI, 0403:6001). It has a serial number only if one is given.
@@ -130,7 +102,7 @@ impl Stick {
     /// the far end of the serial line.
     pub fn plug(&self, port: &str) -> Result<(Plugged, UnixStream)> {
         let line = self.plug_now(port)?;
-        Ok((self.vm.await_usb(&at_port(port), 2)?, line))
+        Ok((self.vm.await_usb(&format!("port:{port}"), 2)?, line))
     }
 
     /// Plugs it in without waiting for the machine to notice.
@@ -185,7 +157,7 @@ impl Hub {
         let mut device = serde_json::Map::new();
         device.insert("driver".to_owned(), json!("usb-hub"));
         self.vm.add_usb(&self.id, port, &mut device)?;
-        self.vm.await_usb(&at_port(port), 1)
+        self.vm.await_usb(&format!("port:{port}"), 1)
     }
 
     /// Pulls it out with everything behind it: those devices' own `unplug` must
@@ -237,7 +209,7 @@ impl Disk {
         device.insert("serial".to_owned(), json!(self.serial));
         self.vm.add_usb(&self.id, port, &mut device)?;
         // Its own, the disk's, the partitions'.
-        self.vm.await_usb(&at_port(port), 2 + partitions)
+        self.vm.await_usb(&format!("port:{port}"), 2 + partitions)
     }
 
     /// Pulls it out.

@@ -12,6 +12,8 @@
 //! probe hold-opath PATH                  the same with O_PATH; then reopens it through /proc/self/fd
 //!                                        for each line of its input and prints the outcome
 //! probe wait-path [--gone] PATH [SECONDS]
+//! probe await-usb port:3.2|gadget:0:04b8:011f NODES
+//!                                        waits for the device and so many nodes; prints its folder and them
 //! ```
 
 use std::env;
@@ -20,10 +22,11 @@ use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use devbroker_guest::look::{Face, Outcome, open};
+use devbroker_guest::plugged::{Place, nodes};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -68,6 +71,10 @@ fn main() -> ExitCode {
                 Err(_) => return usage(),
             }
         }
+        ["await-usb", place, number] => match (Place::parse(place), number.parse()) {
+            (Some(place), Ok(number)) => await_usb(&place, number),
+            _ => return usage(),
+        },
         _ => return usage(),
     };
     match result {
@@ -82,7 +89,8 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path PATH ... (see its source)";
+    let text =
+        "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path|await-usb ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
@@ -163,7 +171,7 @@ fn report(start: Instant, seen: Option<(Outcome, Instant, u64)>) -> io::Result<(
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the interval between two looks is the purpose"
+    reason = "the interval between two looks is the purpose, or there is no event to wait for"
 )]
 fn pause(time: Duration) {
     std::thread::sleep(time);
@@ -211,6 +219,34 @@ fn hold_opath(path: &Path) -> io::Result<bool> {
         say(outcome)?;
     }
     Ok(true)
+}
+
+/// Looks every 10 ms: sysfs tells nobody what appears in it.
+fn await_usb(place: &Place, number: usize) -> io::Result<bool> {
+    let deadline = Instant::now() + Duration::from_secs(50);
+    loop {
+        let device = place.find();
+        let found = device
+            .as_deref()
+            .map(nodes)
+            .and_then(Result::ok)
+            .unwrap_or_default();
+        if let Some(device) = device.filter(|_| found.len() >= number) {
+            Command::new("udevadm")
+                .args(["settle", "--timeout=50"])
+                .status()?;
+            say(device.display())?;
+            nodes(&device)?.iter().try_for_each(say)?;
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            say(format!(
+                "{place:?} does not come up: {found:?} and not {number} nodes"
+            ))?;
+            return Ok(false);
+        }
+        pause(Duration::from_millis(10));
+    }
 }
 
 /// Waits for the folders on the way as well as for the last component. A mount
