@@ -107,7 +107,8 @@ step "container root"
 # Small, without a package manager or systemd: what a container needs to show
 # who may open what. /srv/rootfs is a folder, /srv/rootfs.tar the same as a tar.
 c=$root/srv/rootfs
-mkdir -p "$c"/{bin,sbin,usr/bin,usr/sbin,etc,proc,sys,dev,run,tmp,root,home,var/lib,var/tmp}
+mkdir -p "$c"/{usr/bin,usr/sbin,usr/lib,usr/lib64,etc,proc,sys,dev,run,tmp,root,home,var/lib,var/tmp}
+for folder in bin sbin lib lib64; do ln -s "usr/$folder" "$c/$folder"; done
 chmod 1777 "$c/tmp" "$c/var/tmp"
 cp "$root/bin/busybox" "$c/bin/busybox"
 for applet in $(chroot "$root" busybox --list); do

@@ -55,6 +55,7 @@ impl Bench {
         for program in PROGRAMS {
             install(&target.join("debug").join(program), &share.join(program))?;
         }
+        stage(&share, &share.join("root"))?;
         let guest = target.join(TRIPLE).join("release");
         install(&guest.join("probe"), &share.join("probe"))?;
         let image = Image::ensure(suite)?;
@@ -188,7 +189,7 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
 /// A cargo command in the workspace, for the target folder that this program is in.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).arg("--target-dir").arg(target_folder()?);
+    command.args(arguments).env("CARGO_TARGET_DIR", target_folder()?);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     Ok(command)
 }
@@ -215,6 +216,19 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// What `make install` installs, for [`crate::vm::Vm::install`].
+fn stage(programs: &Path, root: &Path) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(source.join("tests/install.sh"));
+    let output = command.args([&source, programs, root]).arg("/usr").output()?;
+    ensure!(
+        output.status.success(),
+        "install.sh failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 /// Copies a program unless the copy is up to date; machines that run keep theirs.
 fn install(from: &Path, to: &Path) -> Result<()> {
     let made = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
@@ -224,7 +238,16 @@ fn install(from: &Path, to: &Path) -> Result<()> {
         }
     }
     let partial = to.with_extension("partial");
-    fs::copy(from, &partial).with_context(|| format!("cannot copy {}", from.display()))?;
+    // Without what debuggers read it is a tenth of the size, and its way into the machine is slow.
+    let status = Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .args([partial.as_path(), from])
+        .status();
+    ensure!(
+        status.context("cannot run strip of binutils")?.success(),
+        "cannot copy {}",
+        from.display()
+    );
     fs::rename(&partial, to).with_context(|| format!("cannot make {}", to.display()))
 }
 

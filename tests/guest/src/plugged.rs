@@ -35,7 +35,7 @@ impl Place {
                 let buses = controllers.iter().flat_map(|controller| folders(controller));
                 let named =
                     buses.filter_map(|bus| Some(bus.file_name()?.to_str()?.strip_prefix("usb")?.to_owned()));
-                let devices = named.map(|bus| format!("/sys/bus/usb/devices/{bus}-{port}"));
+                let mut devices = named.map(|bus| format!("/sys/bus/usb/devices/{bus}-{port}"));
                 devices.find_map(|device| fs::canonicalize(device).ok())
             }
             Self::Gadget(number, ids) => {

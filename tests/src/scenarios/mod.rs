@@ -1,6 +1,7 @@
 //! The scenarios: each a function that is given a lab, makes machines in it and
 //! says what must hold there.
 
+mod machine;
 mod usb_fixtures;
 
 use anyhow::Result;
@@ -19,8 +20,15 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run: long ones first.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "usb-fixtures",
-    about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
-    run: usb_fixtures::run,
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "machine",
+        about: "commands, files, the probe, installing, a disk that outlives reboots",
+        run: machine::run,
+    },
+    Scenario {
+        name: "usb-fixtures",
+        about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
+        run: usb_fixtures::run,
+    },
+];

@@ -179,6 +179,14 @@ impl Vm {
         self.ok("udevadm settle --timeout=50").map(drop)
     }
 
+    /// Installs the programs, units and rules in the machine as `make install`
+    /// does. Nothing is started.
+    pub fn install(&self) -> Result<()> {
+        self.ok("cp -r --preserve=mode /shared/root/. / && systemd-sysusers && systemd-tmpfiles --create devbroker.conf
+            systemctl daemon-reload && udevadm control --reload")
+            .map(drop)
+    }
+
     /// Writes a file in the machine, folders above it included.
     pub fn put(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let job = self.start_job(&format!("mkdir -p \"$(dirname '{path}')\" && cat >'{path}'"))?;

@@ -1,0 +1,50 @@
+# make check        everything: formatting, lints, tests, root tests, scenarios in the virtual machine (needs root)
+# make check-fast   what needs neither root nor the virtual machine
+# make scenarios    lists the scenarios;  make scenario NAME=...  runs one and keeps its log
+# make build, image, prereqs, install DESTDIR= PREFIX=, clean
+#
+# IMAGE=bookworm runs the scenarios on Debian 12 instead of 13; JOBS=n so many at a time.
+
+CARGO   ?= cargo
+IMAGE   ?= trixie
+JOBS    ?= 2
+DESTDIR ?=
+PREFIX  ?= /usr
+export CARGO IMAGE
+
+scenario = $(CARGO) run --quiet -p devbroker-tests --bin scenario --
+
+.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario image install clean
+
+all: build
+
+prereqs:
+	@tests/prereqs.sh
+
+prereqs-build:
+	@tests/prereqs.sh build
+
+build: prereqs-build
+	$(CARGO) build --release -p devbroker -p ctm --bins
+
+check: prereqs
+	@$(CARGO) run --quiet -p devbroker-tests --bin check -- --jobs $(JOBS)
+
+check-fast: prereqs-build
+	@$(CARGO) run --quiet -p devbroker-tests --bin check -- --fast
+
+scenarios: prereqs-build
+	@$(scenario) list
+
+scenario: prereqs
+	@test -n "$(NAME)" || { echo "which scenario? make scenario NAME=...; make scenarios lists them" >&2; exit 2; }
+	@$(scenario) run $(NAME) --jobs $(JOBS)
+
+image: prereqs
+	@$(scenario) image
+
+install: build
+	@tests/install.sh "$(CURDIR)" target/release "$(DESTDIR)" "$(PREFIX)"
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs with apt what building (prereqs.sh build) or everything (prereqs.sh)
+# needs and is not there yet. Says what to do where it cannot.
+set -eu
+need=""
+want() { # program, package
+  PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1 || need="$need $2"
+}
+rust_is_new_enough() {
+  version=$(rustc --version 2>/dev/null | cut -d' ' -f2) && [ -n "$version" ] && command -v cargo >/dev/null &&
+    [ "$(printf '%s\n' 1.85.0 "$version" | sort -V | head -n1)" = 1.85.0 ]
+}
+
+if ! rust_is_new_enough; then
+  offered=$(apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: //p')
+  if [ -z "${version:-}" ] && [ -n "$offered" ] && [ "$offered" != "(none)" ] && dpkg --compare-versions "$offered" ge 1.85; then
+    need="$need cargo rustc rustfmt rust-clippy"
+  else
+    echo "Rust 1.85 or newer is needed: there is ${version:-none}, and apt offers ${offered:-none}." >&2
+    echo "Use Debian 13 or newer (apt install cargo), or install a toolchain with rustup (rustup toolchain install stable), and try again." >&2
+    exit 1
+  fi
+fi
+want cc gcc
+want strip binutils
+want make make
+want pkg-config pkg-config
+pkg-config --exists libudev 2>/dev/null || need="$need libudev-dev libc6-dev"
+if [ "${1:-all}" = all ]; then
+  want qemu-system-x86_64 qemu-system-x86
+  want qemu-img qemu-utils
+  want mmdebstrap mmdebstrap
+  want mke2fs e2fsprogs
+  want zstd zstd
+  want xz xz-utils
+  want tar tar
+  want setpriv util-linux
+  want ip iproute2
+  want udevadm udev
+  want setfacl acl
+  want crun crun
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need="$need debian-archive-keyring"
+fi
+[ -n "$need" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+  echo "missing packages; as root: apt-get install --no-install-recommends$need" >&2
+  exit 1
+fi
+echo "installing:$need"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# shellcheck disable=SC2086 # a list of words
+apt-get install -q -y --no-install-recommends $need
