@@ -10,6 +10,7 @@ pub mod event;
 pub mod hook;
 pub mod ledger;
 pub mod monitor;
+pub mod namespace;
 pub mod oci;
 pub mod remember;
 pub mod rule_aliases;

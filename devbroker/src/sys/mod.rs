@@ -4,6 +4,8 @@
 
 pub mod bpf;
 pub(crate) mod inherited;
+pub(crate) mod mount;
+pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod wait;
 pub mod xattr;

@@ -9,6 +9,7 @@
 mod devfs;
 mod full_disk;
 mod inside;
+mod namespace;
 
 /// Not a test: what runs in the containers of the tests.
 #[test]
