@@ -8,6 +8,7 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod daemon;
+mod executor;
 pub mod host;
 pub mod model;
 pub mod permissions;

@@ -3,7 +3,7 @@
 
 use super::load::read_file;
 use super::{Diagnostic, FileConfig, Key, durable, parse_file};
-use crate::model::{Access, AliasName, ContainerPattern, ContainerRef, NodePath};
+use crate::model::{Access, AliasName, ContainerPattern, ContainerRef, NodePath, UserRef};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -65,6 +65,12 @@ pub struct NewGrant {
     pub path: Option<NodePath>,
     /// What the container may do.
     pub access: Access,
+    /// Owner.
+    pub owner: Option<UserRef>,
+    /// Group.
+    pub group: Option<UserRef>,
+    /// Mode, in octal.
+    pub mode: Option<String>,
 }
 
 /// A text as TOML writes it.
@@ -119,6 +125,23 @@ pub fn grant_text(grant: &NewGrant) -> String {
     if grant.access != Access::READ_WRITE {
         lines.push(format!("access = {}", quoted(&grant.access.to_string())));
     }
+    let user = |user: &UserRef| match user {
+        UserRef::Id(id) => id.to_string(),
+        UserRef::Name(name) => quoted(name),
+    };
+    lines.extend(
+        grant
+            .owner
+            .as_ref()
+            .map(|owner| format!("owner = {}", user(owner))),
+    );
+    lines.extend(
+        grant
+            .group
+            .as_ref()
+            .map(|group| format!("group = {}", user(group))),
+    );
+    lines.extend(grant.mode.as_ref().map(|mode| format!("mode = {}", quoted(mode))));
     format!("{}\n", lines.join("\n"))
 }
 
@@ -316,12 +339,15 @@ mod tests {
             user: 1000,
             path: Some("scanner".parse().unwrap()),
             access: Access::READ,
+            owner: Some(UserRef::Id(5)),
+            group: Some(UserRef::Name("lp".into())),
+            mode: Some("0660".into()),
         };
         append(&path, &grant_text(&grant)).unwrap();
         let (text, file) = read(&path).unwrap();
         assert_eq!(
             text,
-            "[alias.\"tv.left\"]\nmatch = { vendor = \"04b8\", serial = 'a\"b\\c é', port = \"0000:00:14.0/2.1\", property.ID_X = \"1\", attr.\"device/model\" = \"x\" }\n\n[[grant]]\nalias = \"tv.left\"\ncontainer = \"ctm:scan\"\nuser = 1000\npath = \"scanner\"\naccess = \"r\"\n"
+            "[alias.\"tv.left\"]\nmatch = { vendor = \"04b8\", serial = 'a\"b\\c é', port = \"0000:00:14.0/2.1\", property.ID_X = \"1\", attr.\"device/model\" = \"x\" }\n\n[[grant]]\nalias = \"tv.left\"\ncontainer = \"ctm:scan\"\nuser = 1000\npath = \"scanner\"\naccess = \"r\"\nowner = 5\ngroup = \"lp\"\nmode = \"0660\"\n"
         );
         assert_eq!(file.aliases[0].name, alias);
         assert_eq!(file.aliases[0].matches[0].keys, keys);

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod monitor;
 pub mod namespace;
 pub mod oci;
+pub mod process;
 pub mod remember;
 pub mod rule_aliases;
 pub mod sysfs;

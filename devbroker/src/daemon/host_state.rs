@@ -1,0 +1,214 @@
+//! The host's devices as the daemon knows them, and which of them each alias stands for.
+//!
+//! Level-triggered: whatever changes marks aliases dirty; [`HostState::rebind`] decides those anew. Does no I/O.
+
+use crate::config::Config;
+use crate::model::{AliasName, HostNode, Role, SysPath};
+use crate::policy::{self, AliasRecord, Anchor, Binding, Candidate, Member};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A node and the aliases it speaks for.
+#[derive(Debug)]
+struct Known {
+    node: HostNode,
+    candidates: Vec<Candidate>,
+}
+
+/// What an alias stands for, with the nodes that makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// The decision.
+    pub(super) binding: Binding,
+    /// Its nodes: place in sysfs, role, whether primary.
+    pub(super) members: Vec<(SysPath, Role, bool)>,
+    /// Counts up with every change of a member's record, so that a changed node is noticed although its name is the same.
+    stamp: u64,
+}
+
+/// All known nodes and aliases.
+#[derive(Debug, Default)]
+pub(super) struct HostState {
+    nodes: BTreeMap<SysPath, Known>,
+    bound: BTreeMap<AliasName, Bound>,
+    dirty: BTreeSet<AliasName>,
+    stamp: u64,
+}
+
+impl HostState {
+    /// Every node.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &HostNode> {
+        self.nodes.values().map(|known| &known.node)
+    }
+
+    /// One node.
+    pub(super) fn node(&self, syspath: &SysPath) -> Option<&HostNode> {
+        self.nodes.get(syspath).map(|known| &known.node)
+    }
+
+    /// What every alias that ever had a device stands for now.
+    pub(super) fn aliases(&self) -> impl Iterator<Item = (&AliasName, &Bound)> {
+        self.bound.iter()
+    }
+
+    /// What an alias stands for.
+    pub(super) fn alias(&self, alias: &AliasName) -> Option<&Bound> {
+        self.bound.get(alias)
+    }
+
+    /// An alias's nodes.
+    pub(super) fn members(&self, alias: &AliasName) -> Vec<Member<'_>> {
+        let members = self
+            .bound
+            .get(alias)
+            .map(|bound| bound.members.as_slice())
+            .unwrap_or_default();
+        members
+            .iter()
+            .filter_map(|(syspath, role, primary)| {
+                Some(Member {
+                    node: self.node(syspath)?,
+                    role: role.clone(),
+                    primary: *primary,
+                })
+            })
+            .collect()
+    }
+
+    /// Takes up a node as it is now. Says whether anything about it is new.
+    pub(super) fn insert(&mut self, config: &Config, node: HostNode) -> bool {
+        let syspath = node.syspath().clone();
+        if self.nodes.get(&syspath).is_some_and(|known| known.node == node) {
+            return false;
+        }
+        self.mark_around(&syspath);
+        let candidates = policy::candidates(config, &node);
+        self.dirty
+            .extend(candidates.iter().map(|candidate| candidate.alias.clone()));
+        self.stamp += 1;
+        self.nodes.insert(syspath, Known { node, candidates });
+        true
+    }
+
+    /// Lets go of a device and all below it. Returns the nodes that went.
+    pub(super) fn remove(&mut self, syspath: &SysPath) -> Vec<HostNode> {
+        let gone: Vec<SysPath> = self
+            .nodes
+            .range(syspath.clone()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.as_str().starts_with(syspath.as_str()))
+            .filter(|path| path.is_within(syspath))
+            .cloned()
+            .collect();
+        gone.iter()
+            .filter_map(|path| {
+                self.mark_around(path);
+                self.nodes.remove(path).map(|known| known.node)
+            })
+            .collect()
+    }
+
+    /// Marks the aliases that a node speaks for, and those that have it or might cover it.
+    fn mark_around(&mut self, syspath: &SysPath) {
+        if let Some(known) = self.nodes.get(syspath) {
+            self.dirty
+                .extend(known.candidates.iter().map(|candidate| candidate.alias.clone()));
+        }
+        for (alias, bound) in &self.bound {
+            if bound.members.iter().any(|(member, _, _)| member == syspath) {
+                self.dirty.insert(alias.clone());
+            }
+        }
+    }
+
+    /// Looks at every node and alias again, because the configuration is another.
+    pub(super) fn reconfigure(&mut self, config: &Config) {
+        for known in self.nodes.values_mut() {
+            known.candidates = policy::candidates(config, &known.node);
+            self.dirty
+                .extend(known.candidates.iter().map(|candidate| candidate.alias.clone()));
+        }
+        self.stamp += 1;
+        self.dirty.extend(config.aliases.keys().cloned());
+        self.dirty.extend(self.bound.keys().cloned());
+    }
+
+    /// Decides every dirty alias anew. Returns those whose device or nodes changed, with what they were before.
+    pub(super) fn rebind(
+        &mut self,
+        config: &Config,
+        records: &BTreeMap<AliasName, AliasRecord>,
+    ) -> BTreeMap<AliasName, Option<Bound>> {
+        let mut changed = BTreeMap::new();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if dirty.is_empty() {
+            return changed;
+        }
+        let mut bindings = BTreeMap::new();
+        for alias in &dirty {
+            let anchors: Vec<Anchor> = self
+                .nodes
+                .values()
+                .flat_map(|known| &known.candidates)
+                .filter(|candidate| candidate.alias == *alias)
+                .map(|candidate| candidate.anchor.clone())
+                .collect();
+            let holder = self
+                .bound
+                .get(alias)
+                .and_then(|bound| bound.binding.bound.as_ref());
+            bindings.insert(alias.clone(), policy::bind(&anchors, holder, records.get(alias)));
+        }
+        // Where an alias is bound anew, what lies behind a hub may pass from or to the hub's alias; and a node that came or
+        // went behind a hub concerns the hub's alias although only its own candidates were marked.
+        dirty.extend(self.hubs());
+        let bound: BTreeMap<AliasName, Anchor> = self
+            .bound
+            .iter()
+            .filter(|(alias, _)| !bindings.contains_key(*alias))
+            .map(|(alias, bound)| (alias, &bound.binding))
+            .chain(&bindings)
+            .filter_map(|(alias, binding)| Some((alias.clone(), binding.bound.clone()?)))
+            .collect();
+        for alias in dirty {
+            let before = self.bound.get(&alias);
+            let Some(binding) = bindings
+                .remove(&alias)
+                .or_else(|| before.map(|bound| bound.binding.clone()))
+            else {
+                continue;
+            };
+            let primary = config
+                .aliases
+                .get(&alias)
+                .and_then(|alias| alias.primary.as_ref());
+            let members = match &binding.bound {
+                Some(anchor) => policy::members(&alias, anchor, primary, &bound, self.nodes()),
+                None => Vec::new(),
+            };
+            let members: Vec<_> = members
+                .into_iter()
+                .map(|member| (member.node.syspath().clone(), member.role, member.primary))
+                .collect();
+            let now = Bound {
+                binding,
+                members,
+                stamp: self.stamp,
+            };
+            if before == Some(&now) {
+                continue;
+            }
+            let before = self.bound.insert(alias.clone(), now);
+            changed.insert(alias, before);
+        }
+        changed
+    }
+
+    fn hubs(&self) -> Vec<AliasName> {
+        let is_hub = |bound: &Bound| bound.binding.bound.as_ref().is_some_and(|anchor| anchor.hub);
+        self.bound
+            .iter()
+            .filter(|(_, bound)| is_hub(bound))
+            .map(|(alias, _)| alias.clone())
+            .collect()
+    }
+}

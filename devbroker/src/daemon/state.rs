@@ -1,0 +1,560 @@
+//! All that the daemon knows, and what follows from a change of it.
+//!
+//! One task owns it. Events only change what is known and mark things dirty; [`State::settle`] brings containers and links
+//! into step. The one thing done at once, ahead of every plan, is revoking the access to a device that went.
+
+use super::host_state::{Bound, HostState};
+use super::paths::Paths;
+use super::served::Served;
+use super::storage::Storage;
+use crate::api::{EventKind, EventLog, EventView};
+use crate::config::{Config, Diagnostic, Grant, Loaded, Loader};
+use crate::host::alias_links::{AliasFolder, AliasLinks};
+use crate::host::event::{Changed, HostEvent, Removed};
+use crate::host::monitor::Order;
+use crate::host::remember::Remember;
+use crate::host::rule_aliases::RuleAliases;
+use crate::host::sysfs::{Reader, Scan};
+use crate::model::{
+    AliasName, ContainerKey, ContainerRef, DevNum, HostNode, Incarnation, Permissions, Role, SysPath,
+};
+use crate::plan::{Action, Want};
+use crate::policy::{self, AliasRecord};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What is known and what is to be done about it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) paths: Paths,
+    pub(super) loader: Loader,
+    pub(super) config: Config,
+    pub(super) problems: Vec<Diagnostic>,
+    pub(super) files: Vec<crate::config::FileStatus>,
+    pub(super) reader: Reader,
+    order: Order,
+    rule_aliases: RuleAliases,
+    pub(super) host: HostState,
+    pub(super) records: BTreeMap<AliasName, AliasRecord>,
+    pub(super) storage: Storage,
+    /// Permissions by container, alias and role.
+    pub(super) remember: Remember,
+    folder: AliasFolder,
+    pub(super) containers: BTreeMap<ContainerRef, Served>,
+    /// Grants by container, of the configuration in force.
+    pub(super) granted: BTreeMap<ContainerRef, Vec<Grant>>,
+    dirty: BTreeSet<ContainerRef>,
+    /// Registrations that cannot be served, and why.
+    pub(super) unserved: BTreeMap<ContainerRef, String>,
+    pub(super) log: EventLog,
+    pub(super) started: Instant,
+    pub(super) events: u64,
+    pub(super) losses: u64,
+    /// Highest event number that udev is known to be through with.
+    pub(super) seen: u64,
+    /// udev was busy at the last scan: scan again when its queue has drained.
+    pub(super) scan_again: bool,
+    /// When the event arrived that the next settling follows from.
+    pub(super) stirred: Option<Instant>,
+}
+
+impl State {
+    /// An empty state with the configuration in force.
+    pub(super) fn new(
+        paths: Paths,
+        loader: Loader,
+        rule_aliases: RuleAliases,
+        storage: Storage,
+        remember: Remember,
+    ) -> Self {
+        let folder = AliasFolder::new(&paths.aliases);
+        Self {
+            folder,
+            paths,
+            loader,
+            config: Config::default(),
+            problems: Vec::new(),
+            files: Vec::new(),
+            reader: Reader::new(BTreeSet::new()),
+            order: Order::default(),
+            rule_aliases,
+            host: HostState::default(),
+            records: BTreeMap::new(),
+            storage,
+            remember,
+            containers: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            unserved: BTreeMap::new(),
+            log: EventLog::default(),
+            started: Instant::now(),
+            events: 0,
+            losses: 0,
+            seen: 0,
+            scan_again: false,
+            stirred: None,
+        }
+    }
+
+    /// Publishes what happened.
+    pub(super) fn publish(&mut self, event: EventView) {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let after = self
+            .stirred
+            .map(|at| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.log.publish(EventView {
+            time,
+            after: event.after.or(after),
+            ..event
+        });
+    }
+
+    /// Takes the configuration that was read.
+    pub(super) fn configure(&mut self, loaded: Loaded) {
+        let wanted = policy::wanted_attributes(&loaded.config);
+        let rescan = wanted != policy::wanted_attributes(&self.config);
+        self.config = loaded.config;
+        self.problems = loaded.diagnostics;
+        self.files = loaded.files;
+        for problem in &self.problems {
+            tracing::warn!(%problem, "configuration");
+        }
+        let broken = self.problems.iter().any(Diagnostic::is_error);
+        let (kind, text) = if broken {
+            (
+                EventKind::ConfigBroken,
+                "the configuration has errors; the last good copies stay in force",
+            )
+        } else {
+            (EventKind::ConfigLoaded, "the configuration is in force")
+        };
+        self.publish(EventView::new(kind, text));
+        self.reader.set_wanted(wanted);
+        self.rule_aliases
+            .set_wanted(policy::wanted_properties(&self.config));
+        self.host.reconfigure(&self.config);
+        let containers: Vec<ContainerRef> = self.containers.keys().cloned().collect();
+        for container in containers {
+            self.grant(&container);
+        }
+        if rescan {
+            self.rescan();
+        }
+    }
+
+    /// Finds the grants of a container and marks it dirty.
+    pub(super) fn grant(&mut self, container: &ContainerRef) {
+        let owner = self
+            .containers
+            .get(container)
+            .map_or(0, |served| served.registration.owner);
+        let grants = policy::grants(&self.config, container, owner)
+            .into_iter()
+            .cloned()
+            .collect();
+        self.granted.insert(container.clone(), grants);
+        self.dirty.insert(container.clone());
+    }
+
+    /// Marks a container as to be looked at.
+    pub(super) fn mark(&mut self, container: &ContainerRef) {
+        self.dirty.insert(container.clone());
+    }
+
+    /// Reads the device that udev or the hook spoke of, without acting on it yet.
+    pub(super) fn read(&mut self, changed: &Changed) -> Option<HostNode> {
+        match self.reader.read(&changed.syspath, Some(changed)) {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::warn!(%error, device = %changed.syspath, "device");
+                None
+            }
+        }
+    }
+
+    /// A device came or changed. `node` was read *before* the kernel's removals up to now were taken up, so that one that
+    /// overtook the event is known here.
+    pub(super) fn changed(&mut self, changed: Changed, node: Option<HostNode>) {
+        self.events += 1;
+        self.seen = self.seen.max(changed.seqnum);
+        let event = HostEvent::Changed(changed);
+        if !self.order.admit(&event) {
+            return;
+        }
+        if let Some(node) = node {
+            self.take_up(node);
+        }
+    }
+
+    fn take_up(&mut self, mut node: HostNode) {
+        let (bad, kept) = self.rule_aliases.note(&mut node);
+        for error in bad {
+            tracing::warn!(%error, device = %node.syspath(), "a udev rule sets an alias that cannot be one");
+        }
+        if let Err(error) = kept {
+            tracing::warn!(%error, device = %node.syspath(), "rule alias");
+        }
+        let is_new = self
+            .host
+            .node(node.syspath())
+            .is_none_or(|old| old.incarnation() != node.incarnation());
+        let mut event = EventView::new(EventKind::DeviceChanged, format!("{} changed", node.devname));
+        if is_new {
+            event = EventView::new(EventKind::DevicePlugged, format!("{} is there", node.devname));
+        }
+        event.devnum = Some(node.devnum);
+        event.syspath = Some(node.syspath().clone());
+        // A new stay at the same place: what the old one had goes first.
+        if is_new && self.host.node(node.syspath()).is_some() {
+            let path = node.syspath().clone();
+            self.let_go(&path);
+        }
+        if self.host.insert(&self.config, node) {
+            self.publish(event);
+        }
+    }
+
+    /// A device went: its access is revoked at once.
+    pub(super) fn removed(&mut self, removed: Removed) {
+        self.events += 1;
+        if removed.from == crate::host::event::Source::Udev {
+            self.seen = self.seen.max(removed.seqnum);
+        }
+        let syspath = removed.syspath.clone();
+        if self.order.admit(&HostEvent::Removed(removed)) {
+            self.let_go(&syspath);
+        }
+    }
+
+    fn let_go(&mut self, syspath: &SysPath) {
+        let gone = self.host.remove(syspath);
+        for node in &gone {
+            self.revoke(node.devnum);
+        }
+        for node in gone {
+            let mut event = EventView::new(EventKind::DeviceUnplugged, format!("{} is gone", node.devname));
+            event.devnum = Some(node.devnum);
+            event.syspath = Some(node.syspath().clone());
+            self.publish(event);
+            if let Err(error) = self.rule_aliases.forget(node.syspath()) {
+                tracing::warn!(%error, device = %node.syspath(), "rule alias");
+            }
+        }
+        self.reader.forget(syspath);
+    }
+
+    fn revoke(&mut self, devnum: DevNum) {
+        let mut revoked = Vec::new();
+        for (container, served) in &mut self.containers {
+            match served.revoke(devnum) {
+                Ok(true) => {
+                    self.dirty.insert(container.clone());
+                    revoked.push(container.clone());
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    // The plan tries again, and again.
+                    self.dirty.insert(container.clone());
+                    tracing::error!(%container, %devnum, %error, "revoke");
+                }
+            }
+        }
+        for container in revoked {
+            let mut event = EventView::new(
+                EventKind::AccessRevoked,
+                format!("{devnum} revoked in {container}"),
+            );
+            event.devnum = Some(devnum);
+            event.container = Some(container);
+            self.publish(event);
+        }
+    }
+
+    /// Events were lost.
+    pub(super) fn lost(&mut self) {
+        self.losses += 1;
+        tracing::warn!("the kernel dropped events; looking at everything again");
+        self.publish(EventView::new(
+            EventKind::EventsLost,
+            "events were lost; everything was looked at again",
+        ));
+        self.rescan();
+    }
+
+    /// Looks at every device of the host. Devices with which udev is not done are left until it is.
+    pub(super) fn rescan(&mut self) {
+        let scan = match self.reader.enumerate() {
+            Ok(scan) => scan,
+            Err(error) => {
+                tracing::error!(%error, "scan");
+                self.scan_again = true;
+                return;
+            }
+        };
+        let Scan {
+            nodes,
+            pending,
+            failed,
+        } = scan;
+        for error in failed {
+            tracing::warn!(%error, "scan");
+        }
+        self.scan_again = !pending.is_empty();
+        let mut present: BTreeMap<SysPath, Option<Incarnation>> = nodes
+            .iter()
+            .map(|node| (node.syspath().clone(), Some(node.incarnation())))
+            .collect();
+        for syspath in pending {
+            let now = self.reader.incarnation(&syspath).unwrap_or(None);
+            present.insert(syspath, now);
+        }
+        let gone: Vec<SysPath> = self
+            .host
+            .nodes()
+            .filter(|node| present.get(node.syspath()).copied().flatten() != Some(node.incarnation()))
+            .map(|node| node.syspath().clone())
+            .collect();
+        for syspath in gone {
+            self.let_go(&syspath);
+        }
+        for node in nodes {
+            self.take_up(node);
+        }
+        let reader = &self.reader;
+        if let Err(error) = self
+            .rule_aliases
+            .forget_gone(|syspath| reader.incarnation(syspath).unwrap_or(None))
+        {
+            tracing::warn!(%error, "rule aliases");
+        }
+    }
+
+    /// Brings everything that is dirty into step.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let changed = self.host.rebind(&self.config, &self.records);
+        for (alias, before) in &changed {
+            self.rebound(alias, before.as_ref());
+        }
+        let due: Vec<ContainerRef> = self
+            .containers
+            .iter()
+            .filter(|(_, served)| served.retry.due().is_some_and(|due| due <= now))
+            .map(|(container, _)| container.clone())
+            .collect();
+        self.dirty.extend(due);
+        if !changed.is_empty() {
+            let touched: Vec<ContainerRef> = self
+                .granted
+                .iter()
+                .filter(|(_, grants)| grants.iter().any(|grant| changed.contains_key(&grant.alias)))
+                .map(|(container, _)| container.clone())
+                .collect();
+            self.dirty.extend(touched);
+        }
+        for container in std::mem::take(&mut self.dirty) {
+            self.settle_container(&container, now);
+        }
+        for alias in changed.keys() {
+            self.link_on_host(alias);
+        }
+        self.stirred = None;
+    }
+
+    /// When something is to be tried again without an event.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.containers
+            .values()
+            .filter_map(|served| served.retry.due())
+            .min()
+    }
+
+    /// Nothing is waiting to be done.
+    pub(super) fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.next_retry().is_none() && !self.scan_again
+    }
+
+    fn rebound(&mut self, alias: &AliasName, before: Option<&Bound>) {
+        let Some(bound) = self.host.alias(alias) else {
+            return;
+        };
+        let binding = bound.binding.clone();
+        if let Some(record) = &binding.record {
+            if self.records.get(alias) != Some(record) {
+                self.records.insert(alias.clone(), record.clone());
+                self.storage.alias_record(alias.clone(), record.clone());
+            }
+        }
+        let was = before.and_then(|before| before.binding.bound.as_ref());
+        let event = match (&binding.bound, was) {
+            (Some(now), was) if was != Some(now) => {
+                let mut event = EventView::new(EventKind::AliasBound, format!("{alias} is {}", now.syspath));
+                event.syspath = Some(now.syspath.clone());
+                Some(event)
+            }
+            (None, Some(was)) => {
+                let mut event = EventView::new(EventKind::AliasReleased, format!("{alias} has no device"));
+                event.syspath = Some(was.syspath.clone());
+                Some(event)
+            }
+            (Some(_) | None, _) => None,
+        };
+        if let Some(mut event) = event {
+            event.alias = Some(alias.clone());
+            self.publish(event);
+        }
+        let ambiguous_before = before
+            .map(|before| before.binding.ambiguous.as_slice())
+            .unwrap_or_default();
+        if !binding.ambiguous.is_empty() && ambiguous_before != binding.ambiguous {
+            let others: Vec<String> = binding
+                .ambiguous
+                .iter()
+                .map(|anchor| anchor.syspath.to_string())
+                .collect();
+            let text = format!(
+                "{alias} is also matched by {}; see `devbroker why {alias}`",
+                others.join(", ")
+            );
+            tracing::warn!(%alias, "{text}");
+            let mut event = EventView::new(EventKind::AliasAmbiguous, text);
+            event.alias = Some(alias.clone());
+            self.publish(event);
+        }
+    }
+
+    /// What a container is granted of the devices that are there.
+    pub(super) fn wants(&self, container: &ContainerRef) -> Vec<Want> {
+        let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
+        grants
+            .iter()
+            .flat_map(|grant| policy::wants(grant, &self.host.members(&grant.alias)))
+            .collect()
+    }
+
+    fn settle_container(&mut self, container: &ContainerRef, now: Instant) {
+        let wants = self.wants(container);
+        let Some(served) = self.containers.get_mut(container) else {
+            return;
+        };
+        let (reader, host) = (&self.reader, &self.host);
+        let mut still_is = |syspath: &SysPath, incarnation: Incarnation, devnum: DevNum| {
+            host.node(syspath).is_some_and(|node| {
+                node.incarnation() == incarnation
+                    && node.devnum == devnum
+                    && reader.still_is(node).unwrap_or(false)
+            })
+        };
+        let settled = served.settle(&wants, &mut self.remember, now, &mut still_is);
+        let key = served.registration.key();
+        self.keep(&key, settled.seen);
+        for action in &settled.applied {
+            if let Some(event) = event_of(action, container) {
+                self.publish(event);
+            }
+        }
+        for (action, error) in settled.failed {
+            tracing::warn!(%container, %action, %error, "action");
+            let mut event = EventView::new(
+                EventKind::ActionFailed,
+                format!("{action} in {container}: {error}"),
+            );
+            event.container = Some(container.clone());
+            self.publish(event);
+        }
+    }
+
+    fn link_on_host(&mut self, alias: &AliasName) {
+        let mut links = AliasLinks::default();
+        for member in self.host.members(alias) {
+            if member.primary {
+                links.primary = Some(member.node.devname.clone());
+            }
+            links.roles.insert(member.role, member.node.devname.clone());
+        }
+        if let Err(error) = self.folder.set(alias, &links) {
+            tracing::warn!(%alias, %error, "alias link");
+        }
+    }
+
+    /// Removes alias links that a stopped daemon left behind.
+    pub(super) fn tidy_links(&self) {
+        let known = |alias: &AliasName| self.host.alias(alias).is_some();
+        if let Err(error) = self.folder.keep_only(&known) {
+            tracing::warn!(%error, "alias links");
+        }
+    }
+
+    /// Notes the permissions of everything that is placed.
+    pub(super) fn snapshot(&mut self) {
+        let all: Vec<_> = self
+            .containers
+            .values()
+            .map(|served| (served.registration.key(), served.snapshot()))
+            .collect();
+        for (key, seen) in all {
+            self.keep(&key, seen);
+        }
+    }
+
+    /// Remembers permissions that were seen.
+    pub(super) fn keep(&mut self, key: &ContainerKey, seen: Vec<(AliasName, Role, Permissions)>) {
+        for (alias, role, permissions) in seen {
+            if let Err(error) = self.remember.set(key, &alias, &role, permissions) {
+                tracing::error!(%error, "remember");
+            }
+        }
+    }
+}
+
+/// What is told to subscribers about an applied action.
+fn event_of(action: &Action, container: &ContainerRef) -> Option<EventView> {
+    let mut event = match action {
+        Action::Revoke { devnum } => {
+            let mut event = EventView::new(
+                EventKind::AccessRevoked,
+                format!("{devnum} revoked in {container}"),
+            );
+            event.devnum = Some(*devnum);
+            event
+        }
+        Action::Allow {
+            devnum,
+            access,
+            syspath,
+            ..
+        } => {
+            let text = format!("{access} on {devnum} allowed in {container}");
+            let mut event = EventView::new(EventKind::AccessAllowed, text);
+            event.devnum = Some(*devnum);
+            event.syspath = Some(syspath.clone());
+            event
+        }
+        Action::Place { node } => {
+            let mut event = EventView::new(EventKind::NodePlaced, format!("{} in {container}", node.path));
+            event.devnum = Some(node.devnum);
+            event.syspath = Some(node.syspath.clone());
+            event.path = Some(node.path.clone());
+            event.alias = Some(node.alias.clone());
+            event.role = Some(node.role.clone());
+            event
+        }
+        Action::Withdraw {
+            path,
+            devnum,
+            alias,
+            role,
+            ..
+        } => {
+            let mut event = EventView::new(EventKind::NodeWithdrawn, format!("{path} gone from {container}"));
+            event.devnum = Some(*devnum);
+            event.path = Some(path.clone());
+            event.alias = Some(alias.clone());
+            event.role = Some(role.clone());
+            event
+        }
+        Action::Unlink { .. } | Action::Link { .. } | Action::Permit { .. } => return None,
+    };
+    event.container = Some(container.clone());
+    Some(event)
+}
