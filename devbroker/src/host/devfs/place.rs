@@ -1,5 +1,6 @@
 //! Making nodes, folders and links appear, each finished and in one step.
 
+use super::stage::node_name;
 use super::{Devfs, DevfsError, open_folder};
 use crate::model::{DevNum, NodePath};
 use crate::permissions::HostPerms;
@@ -64,44 +65,37 @@ impl Devfs {
         perms: &HostPerms,
         record: Record<'_>,
     ) -> Result<u64, DevfsError> {
-        self.make_folders(path, record)?;
-        let ino = self.prepare(path.as_str(), devnum, perms)?;
+        let folder = self.make_folders(path, record)?;
+        let (ino, number) = self.prepare(path.as_str(), devnum, perms)?;
+        let name = node_name(number);
         let shown = record(Made::Node { ino })
             .map_err(|source| DevfsError::Unrecorded {
                 path: path.to_string(),
                 source,
             })
-            .and_then(|()| self.show(path, ino));
+            .and_then(|()| {
+                let leaf = path.split().1;
+                linkat(&self.stage, name.as_str(), &folder, leaf, AtFlags::empty())
+                    .map_err(|errno| DevfsError::of("place", path.as_str(), errno))
+            });
         if let Err(error) = shown {
-            self.discard(ino)?;
+            // Nobody saw it; a name that stays is swept at the next start.
+            unlinkat(&self.stage, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
             return Err(error);
         }
+        drop(folder);
+        self.kept.insert(ino, number);
         Ok(ino)
-    }
-
-    fn show(&self, path: &NodePath, ino: u64) -> Result<(), DevfsError> {
-        let fail = |errno| DevfsError::of("place", path.as_str(), errno);
-        let name = self.kept_name(ino).ok_or(Errno::ENOENT).map_err(fail)?;
-        let folder = self.folder(path).map_err(fail)?;
-        linkat(
-            &self.stage,
-            name.as_str(),
-            &folder,
-            path.split().1,
-            AtFlags::empty(),
-        )
-        .map_err(fail)
     }
 
     /// Makes a symbolic link at `path` with the text `target`, owned by the container's root. Says whether it is new; one
     /// with the same text stays as it is.
     pub fn link(&self, path: &NodePath, target: &str, record: Record<'_>) -> Result<bool, DevfsError> {
-        self.make_folders(path, record)?;
+        let folder = self.make_folders(path, record)?;
         let fail = |errno| DevfsError::of("link", path.as_str(), errno);
         let name = self.transient();
         symlinkat(target, &self.stage, name.as_str()).map_err(fail)?;
         let made = self.own(&name).and_then(|()| {
-            let folder = self.folder(path)?;
             let leaf = path.split().1;
             match renameat2(
                 &self.stage,
@@ -126,10 +120,10 @@ impl Devfs {
         })
     }
 
-    /// Makes the folders above `path` that are missing.
-    fn make_folders(&self, path: &NodePath, record: Record<'_>) -> Result<(), DevfsError> {
+    /// The folder that `path` lies in; what is missing of the way is made.
+    fn make_folders(&self, path: &NodePath, record: Record<'_>) -> Result<Folder<'_>, DevfsError> {
         match self.folder(path) {
-            Ok(_) => return Ok(()),
+            Ok(folder) => return Ok(folder),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(DevfsError::of("open the folder of", path.as_str(), errno)),
         }
@@ -171,7 +165,8 @@ impl Devfs {
                 return Err(error);
             }
         }
-        Ok(())
+        self.folder(path)
+            .map_err(|errno| DevfsError::of("open the folder of", path.as_str(), errno))
     }
 
     fn prepare_folder(&self, name: &str) -> nix::Result<u64> {

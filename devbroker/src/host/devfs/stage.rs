@@ -51,13 +51,13 @@ impl Devfs {
         number
     }
 
-    /// Makes a node in `stage/` and finishes it. Returns its inode; on failure nothing is left.
+    /// Makes a node in `stage/` and finishes it. Returns its inode and its number there; on failure nothing is left.
     pub(super) fn prepare(
-        &mut self,
+        &self,
         path: &str,
         devnum: DevNum,
         perms: &HostPerms,
-    ) -> Result<u64, DevfsError> {
+    ) -> Result<(u64, u64), DevfsError> {
         let kind = match devnum.kind {
             DevKind::Block => SFlag::S_IFBLK,
             DevKind::Char => SFlag::S_IFCHR,
@@ -73,10 +73,7 @@ impl Devfs {
         };
         let finished = self.finish(path, &name, perms);
         match finished {
-            Ok(stat) => {
-                self.kept.insert(stat.st_ino, number);
-                Ok(stat.st_ino)
-            }
+            Ok(stat) => Ok((stat.st_ino, number)),
             Err(error) => {
                 // It was never seen by anyone; a name that stays is swept at the next start.
                 unlinkat(&self.stage, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
