@@ -17,7 +17,7 @@ use super::qemu::{Qemu, Setup};
 use super::state;
 
 /// A command that takes longer has hung, also under emulation on a busy host.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Mounts the programs and makes this restored machine differ from its siblings
 /// in what must differ: the time and the entropy.
@@ -176,7 +176,7 @@ impl Vm {
 
     /// Waits until udev has nothing left to do.
     pub fn settle(&self) -> Result<()> {
-        self.ok("udevadm settle --timeout=50").map(drop)
+        self.ok("udevadm settle --timeout=100").map(drop)
     }
 
     /// Installs the programs, units and rules in the machine as `make install`

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::log::Log;
 
 /// Answers to a command come at once; plugging may take the emulator's lock.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A connection in command mode.
 #[derive(Debug)]

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         ["hold", path] => hold(Path::new(path), rw),
         ["hold-opath", path] => hold_opath(Path::new(path)),
         ["wait-path", path, rest @ ..] => {
-            let seconds = rest.first().map_or(Ok(50), |seconds| seconds.parse());
+            let seconds = rest.first().map_or(Ok(100), |seconds| seconds.parse());
             match seconds {
                 Ok(seconds) => wait_path(
                     Path::new(path),
@@ -223,7 +223,7 @@ fn hold_opath(path: &Path) -> io::Result<bool> {
 
 /// Looks every 10 ms: sysfs tells nobody what appears in it.
 fn await_usb(place: &Place, number: usize) -> io::Result<bool> {
-    let deadline = Instant::now() + Duration::from_secs(50);
+    let deadline = Instant::now() + Duration::from_secs(100);
     loop {
         let device = place.find();
         let found = device
@@ -233,7 +233,7 @@ fn await_usb(place: &Place, number: usize) -> io::Result<bool> {
             .unwrap_or_default();
         if let Some(device) = device.filter(|_| found.len() >= number) {
             Command::new("udevadm")
-                .args(["settle", "--timeout=50"])
+                .args(["settle", "--timeout=100"])
                 .status()?;
             say(device.display())?;
             nodes(&device)?.iter().try_for_each(say)?;
