@@ -143,11 +143,7 @@ fn answer(state: &mut State, request: Request, reply: ReplyTo) {
             reply.send(Ok(ListGrantsReply { grants }));
         }
         Request::ListContainers(_) => {
-            let containers = state
-                .containers
-                .values()
-                .map(views::container_view)
-                .collect();
+            let containers = state.containers.values().map(views::container_view).collect();
             reply.send(Ok(ListContainersReply { containers }));
         }
         Request::ListEvents(list) => {

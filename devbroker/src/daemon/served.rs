@@ -78,6 +78,12 @@ impl Served {
                 return Settled::default();
             }
         };
+        // What is about to be withdrawn may come back in this very plan, with what it had until now.
+        let plan = if self.remember_leaving(&plan, remember) {
+            self.plan(wants, remember).unwrap_or(plan)
+        } else {
+            plan
+        };
         let settled = self.apply(&plan, still_is);
         let mut failures: Vec<(String, String)> = settled
             .failed
@@ -92,6 +98,28 @@ impl Served {
         self.retry.attempted(now, !failures.is_empty());
         self.history.failed(failures);
         settled
+    }
+
+    /// Notes the permissions of what a plan takes away, before it does: being killed in between then loses nothing. Says
+    /// whether anything was new.
+    fn remember_leaving(&self, plan: &Plan, remember: &mut Remember) -> bool {
+        let key = self.registration.key();
+        let maps = (&self.registration.uid_map, &self.registration.gid_map);
+        let mut changed = false;
+        for action in &plan.actions {
+            let Action::Withdraw { ino, alias, role, .. } = action else {
+                continue;
+            };
+            // One that is out of reach has nothing to tell.
+            let Some(seen) = self.devfs.permissions(*ino).ok().flatten() else {
+                continue;
+            };
+            match remember.set(&key, alias, role, permissions::to_inside(&seen, maps.0, maps.1)) {
+                Ok(new) => changed |= new,
+                Err(error) => tracing::error!(%error, "remember"),
+            }
+        }
+        changed
     }
 
     /// What would be done, without doing it.

@@ -499,6 +499,37 @@ fn after_a_crash_what_is_ours_is_found_again() {
     drop(folder);
 }
 
+/// Killed in the middle of withdrawing: the rights may be gone already, so they are no longer what the container set.
+#[test]
+fn a_withdrawal_that_a_crash_cut_short_is_finished() {
+    let Setup {
+        mut devfs,
+        mut container,
+        base,
+        _folder,
+    } = setup(true);
+    let ino = place(&mut devfs, "lp0", NULL, &perms(base, base, 0o666)).unwrap();
+    container.sh("ln /dev/lp0 /dev/kept");
+    container.ask("keep /dev/lp0");
+    let (at, st_dev) = (devfs.at().to_owned(), devfs.st_dev());
+    drop(devfs);
+    std::fs::remove_file(at.join("dev/lp0")).unwrap();
+    let held = std::fs::read_dir(at.join("stage"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    std::fs::rename(held.path(), at.join("stage/t77")).unwrap();
+    let ids = ids(true);
+    let mut devfs = Devfs::open(&at, st_dev, &ids, &ids).unwrap();
+    assert_eq!(devfs.permissions(ino).unwrap(), None);
+    devfs.sweep(&[ino].into()).unwrap();
+    assert_eq!(container.ask("reopen"), "EACCES");
+    assert_eq!(container.ask("stat /dev/kept"), "ENOENT");
+    assert_eq!(std::fs::read_dir(at.join("stage")).unwrap().count(), 0);
+    assert_eq!(devfs.withdraw(&path("lp0"), ino, NULL).unwrap().seen, None);
+}
+
 #[test]
 fn nothing_lands_where_the_tmpfs_was() {
     let folder = private_host();

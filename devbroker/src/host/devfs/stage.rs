@@ -1,4 +1,4 @@
-//! `stage/`: names that only the host can reach. `n7` is the broker's hold on a node, `t7` something on its way.
+//! `stage/`: names that only the host can reach. `n7` is the broker's hold on a node, `t7` something on its way in or out.
 
 use super::{Devfs, DevfsError, acl};
 use crate::model::{DevKind, DevNum};
@@ -143,12 +143,16 @@ impl Devfs {
             }
             let is_node = fstatat(&self.stage, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| DevNum::from_stat(stat.st_mode, stat.st_rdev).is_some());
-            if is_node && !known.contains(&ino) {
-                self.neuter(&name).map_err(|source| DevfsError::Io {
+            // One name of a node that is still held goes alone; without a hold, it was being withdrawn.
+            if is_node && !self.is_ours(ino) {
+                let (_, names) = self.neuter(&name).map_err(|source| DevfsError::Io {
                     operation: "make useless",
                     path: name.clone(),
                     source,
                 })?;
+                if names > 1 {
+                    self.remove_names(&|stat| stat.st_ino == ino);
+                }
             }
             // A folder that is not empty was the container's and stays where nobody sees it.
             if unlinkat(&self.stage, name.as_str(), UnlinkatFlags::NoRemoveDir) == Err(Errno::EISDIR) {

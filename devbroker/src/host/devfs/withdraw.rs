@@ -59,6 +59,7 @@ impl Devfs {
             path: path.to_string(),
             source,
         };
+        let name = self.condemn(ino, &name).map_err(|errno| fail(errno.into()))?;
         let (seen, names) = self.neuter(&name).map_err(fail)?;
         result.seen = Some(seen);
         if names > 1 {
@@ -67,7 +68,6 @@ impl Devfs {
         result.lingering = (names - 1).saturating_sub(u64::from(result.elsewhere));
         unlinkat(&self.stage, name.as_str(), UnlinkatFlags::NoRemoveDir)
             .map_err(|errno| DevfsError::of("take away", path.as_str(), errno))?;
-        self.kept.remove(&ino);
         Ok(result)
     }
 
@@ -81,14 +81,29 @@ impl Devfs {
             path: name.clone(),
             source,
         };
+        let name = self.condemn(ino, &name).map_err(|errno| fail(errno.into()))?;
         let (_, names) = self.neuter(&name).map_err(fail)?;
         if names > 1 {
             self.remove_names(&|stat| stat.st_ino == ino);
         }
         unlinkat(&self.stage, name.as_str(), UnlinkatFlags::NoRemoveDir)
             .map_err(|errno| fail(errno.into()))?;
-        self.kept.remove(&ino);
         Ok(())
+    }
+
+    /// Gives up the hold on a node. Whoever finds its new name in `stage/` after a crash knows that its permissions may be
+    /// gone already and are not what the container set.
+    fn condemn(&mut self, ino: u64, name: &str) -> nix::Result<String> {
+        let condemned = self.transient();
+        renameat2(
+            &self.stage,
+            name,
+            &self.stage,
+            condemned.as_str(),
+            RenameFlags::RENAME_NOREPLACE,
+        )?;
+        self.kept.remove(&ino);
+        Ok(condemned)
     }
 
     /// Takes all rights from the inode behind a name in `stage/`. Returns what it had and how many names it has. The
@@ -166,7 +181,7 @@ impl Devfs {
     }
 
     /// Removes every name in `dev/` that leads to what `is_it` describes, as deep as a path can go.
-    fn remove_names(&self, is_it: &dyn Fn(&FileStat) -> bool) -> u32 {
+    pub(super) fn remove_names(&self, is_it: &dyn Fn(&FileStat) -> bool) -> u32 {
         let mut folders = vec![PathBuf::from(".")];
         let (mut looked_at, mut removed) = (0, 0);
         while let Some(path) = folders.pop() {
