@@ -1,19 +1,21 @@
 //! Answers to API calls: what a call changes at once, and what is answered once everything is in step.
 
+use super::foreign::{self, ForeignDone};
 use super::registration::{AdoptError, Held};
 use super::runtime;
 use super::state::State;
 use super::views;
 use super::why;
 use crate::api::{
-    ApiError, Attach, AttachReply, Detach, DetachReply, ListAliasesReply, ListContainersReply,
-    ListDevicesReply, ListEventsReply, ListGrantsReply, NotFoundKind, PlanReply, RegisterReply, ReloadReply,
-    Request, Sync, SyncReply, UnregisterReply,
+    ApiError, Attach, AttachPidReply, AttachReply, Detach, DetachReply, ListAliasesReply,
+    ListContainersReply, ListDevicesReply, ListEventsReply, ListGrantsReply, NotFoundKind, PlanReply,
+    RegisterReply, ReloadReply, Request, Sync, SyncReply, UnregisterReply,
 };
 use crate::model::ContainerRef;
 use crate::server::{Call, ReplyTo};
 use std::path::PathBuf;
 use std::time::Instant;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// A call that is answered after the next settling, or when something has come to pass.
 #[derive(Debug)]
@@ -35,6 +37,12 @@ pub(super) enum What {
         file: PathBuf,
         notes: Vec<String>,
     },
+    /// The same for a container that was attached by a process of it.
+    AttachedPid {
+        attach: Attach,
+        file: PathBuf,
+        notes: Vec<String>,
+    },
     /// What was detached.
     Detached(DetachReply),
     /// udev's event of this number was handled.
@@ -45,7 +53,11 @@ pub(super) enum What {
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// Does what a call asks for, and answers it or says what its answer waits for.
-pub(super) fn begin(state: &mut State, call: Call) -> (Option<Held>, Option<Waiting>) {
+pub(super) fn begin(
+    state: &mut State,
+    call: Call,
+    foreign_done: &UnboundedSender<ForeignDone>,
+) -> (Option<Held>, Option<Waiting>) {
     let Call { request, reply, .. } = call;
     let (held, what) = match request {
         Request::Register(register) => match state.adopt(&register.container) {
@@ -69,13 +81,7 @@ pub(super) fn begin(state: &mut State, call: Call) -> (Option<Held>, Option<Wait
                 return (None, None);
             }
         },
-        Request::AttachPid(_) => {
-            refuse(
-                reply,
-                ApiError::refused("containers of other engines are not served yet; start it with ctm"),
-            );
-            return (None, None);
-        }
+        Request::AttachPid(attach) => return (None, foreign::begin(state, attach, reply, foreign_done)),
         Request::Sync(sync) => (None, What::Synced(sync)),
         other @ (Request::GetStatus(_)
         | Request::ListDevices(_)
@@ -207,7 +213,10 @@ pub(super) fn answer_waiting(state: &State, waiting: &mut Vec<Waiting>) {
 
 fn is_ready(state: &State, what: &What) -> bool {
     match what {
-        What::Registered(_) | What::Attached { .. } | What::Detached(_) => true,
+        What::Registered(_) | What::Detached(_) => true,
+        What::Attached { attach, .. } | What::AttachedPid { attach, .. } => {
+            state.is_linked(&attach.container)
+        }
         What::Synced(sync) => {
             let handled = sync
                 .seqnum
@@ -231,6 +240,21 @@ fn finish(state: &State, what: What, reply: ReplyTo) {
         What::Attached { attach, file, notes } => {
             let nodes = placed(state, &attach);
             reply.send(Ok(AttachReply {
+                container: attach.container,
+                nodes,
+                file,
+                notes,
+            }));
+        }
+        What::AttachedPid {
+            attach,
+            file,
+            mut notes,
+        } => {
+            let nodes = placed(state, &attach);
+            let served = state.containers.get(&attach.container);
+            notes.extend(served.and_then(|served| served.foreign.as_ref()?.problem.clone()));
+            reply.send(Ok(AttachPidReply {
                 container: attach.container,
                 nodes,
                 file,
@@ -282,6 +306,7 @@ fn refusal(container: &ContainerRef, error: &AdoptError) -> ApiError {
         AdoptError::Read { .. }
         | AdoptError::Misnamed { .. }
         | AdoptError::Process(_)
+        | AdoptError::Hold(_)
         | AdoptError::Devfs(_)
         | AdoptError::Filter(_)
         | AdoptError::Ledger(_) => ApiError::failed(format!("{container} cannot be served: {error}")),

@@ -1,6 +1,7 @@
 //! The daemon: one task that owns all state, fed by udev, the kernel, the hook, registrations, configuration and the API.
 
 mod answers;
+mod foreign;
 mod history;
 mod host_state;
 mod inputs;

@@ -1,5 +1,6 @@
 //! Taking up containers that are registered, and letting go of those that are gone.
 
+use super::foreign::Foreign;
 use super::served::Served;
 use super::state::State;
 use crate::accounts::Accounts;
@@ -29,6 +30,8 @@ pub(super) enum AdoptError {
     Read { path: PathBuf, source: io::Error },
     #[error("the registration {} speaks of {found}; start the container again", path.display())]
     Misnamed { path: PathBuf, found: ContainerRef },
+    #[error("cannot hold the container's process: {0}")]
+    Hold(#[source] io::Error),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]
@@ -168,6 +171,10 @@ impl State {
             instance: registration.instance.clone(),
             process,
         };
+        let foreign = match &registration.bound_at {
+            Some(_) => Some(Foreign::adopt(&self.paths, &registration).map_err(AdoptError::Hold)?),
+            None => None,
+        };
         let confined = is_confined(&filter, &registration);
         let served = Served {
             registration,
@@ -181,6 +188,7 @@ impl State {
             notes: Vec::new(),
             history: super::history::History::default(),
             retry: super::retry::Retry::default(),
+            foreign,
             stuck: false,
             confined,
         };

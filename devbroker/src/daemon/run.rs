@@ -1,6 +1,7 @@
 //! Starting, the loop, stopping.
 
 use super::answers::{self, Waiting};
+use super::foreign::{self, Bus, ForeignDone};
 use super::inputs::{Inputs, Source};
 use super::paths::Paths;
 use super::registration::Held;
@@ -9,10 +10,12 @@ use super::storage::Storage;
 use crate::api::{EventKind, EventView};
 use crate::host::alias_records::AliasRecords;
 use crate::host::event::HostEvent;
+use crate::host::namespace::{Outcome as WorkerOutcome, Workers};
 use crate::host::remember::Remember;
 use crate::host::rule_aliases::RuleAliases;
 use crate::host::sysfs::Reader;
 use crate::host::systemd::{Notifier, listen_fds};
+use crate::host::unit_rules::Event;
 use crate::model::{ContainerRef, InstanceId, SysPath};
 use crate::server::{self, Call, Limits, Server};
 use anyhow::Context;
@@ -33,6 +36,9 @@ pub struct Options {
     pub socket: Option<std::path::PathBuf>,
 }
 
+/// How many workers may be inside containers at once; those that hang are not counted.
+const WORKERS: usize = 16;
+
 /// Runs the daemon until it is told to stop.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -48,6 +54,10 @@ struct Daemon {
     inputs: Inputs,
     calls: mpsc::Receiver<Call>,
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
+    foreign: mpsc::UnboundedReceiver<ForeignDone>,
+    systemd: mpsc::UnboundedReceiver<Event>,
+    workers: Workers,
+    outcomes: mpsc::UnboundedReceiver<WorkerOutcome>,
     stop: UnixStream,
     hangup: UnixStream,
     notifier: Notifier,
@@ -88,7 +98,10 @@ impl Daemon {
         for path in bad {
             tracing::warn!(record = %path.display(), "a rule's alias that cannot be read was forgotten");
         }
-        let mut state = State::new(paths, loader, rule_aliases, storage, remember);
+        let (systemd_events, systemd) = mpsc::unbounded_channel();
+        let (foreign_done, foreign) = mpsc::unbounded_channel();
+        let outside = (Bus::new(systemd_events), foreign_done);
+        let mut state = State::new(paths, loader, rule_aliases, storage, remember, outside);
         state.records = records;
         state.configure(loaded);
         let listener = if let Some(socket) = listen_fds().into_iter().next() {
@@ -99,6 +112,7 @@ impl Daemon {
         };
         let (server, calls) = Server::new(listener, Limits::default());
         tokio::spawn(server.run());
+        let (workers, outcomes) = Workers::new(WORKERS).context("start the workers")?;
         let stop = on_signals(&[SIGTERM, SIGINT]).context("wait for signals")?;
         let hangup = on_signals(&[SIGHUP]).context("wait for SIGHUP")?;
         Ok(Self {
@@ -106,6 +120,10 @@ impl Daemon {
             inputs,
             calls,
             ended: mpsc::unbounded_channel(),
+            foreign,
+            systemd,
+            workers,
+            outcomes,
             stop,
             hangup,
             notifier,
@@ -142,8 +160,12 @@ impl Daemon {
                 }
                 Some(Ended(container, instance)) = self.ended.1.recv() => {
                     self.state.ended(&container, &instance);
+                    self.state.clean_run(&container, &instance, &self.workers);
                 }
                 Some(call) = self.calls.recv() => self.call(call),
+                Some(done) = self.foreign.recv() => self.foreign_done(done),
+                Some(outcome) = self.outcomes.recv() => self.state.worked(outcome),
+                Some(event) = self.systemd.recv() => self.state.systemd_event(&event),
                 done = readable(self.inputs.queue.as_ref()) => {
                     done.context("wait for udev's queue")?;
                     self.queue_drained();
@@ -178,6 +200,7 @@ impl Daemon {
                 () = until(retry) => {}
             }
             self.state.settle(Instant::now());
+            self.state.send_work(&self.workers);
             answers::answer_waiting(&self.state, &mut self.waiting);
         }
         if let Err(error) = self.notifier.stopping() {
@@ -198,6 +221,9 @@ impl Daemon {
         self.state.tidy_ledgers();
         self.state.settle(Instant::now());
         self.state.tidy_links();
+        self.state.tidy_foreign();
+        self.state.systemd_event(&Event::Reloaded);
+        self.state.send_work(&self.workers);
         let text = format!(
             "{} containers, {} nodes",
             self.state.containers.len(),
@@ -296,7 +322,14 @@ impl Daemon {
     }
 
     fn call(&mut self, call: Call) {
-        let (held, waiting) = answers::begin(&mut self.state, call);
+        let done = self.state.foreign_done.clone();
+        let (held, waiting) = answers::begin(&mut self.state, call, &done);
+        self.hold(held);
+        self.waiting.extend(waiting);
+    }
+
+    fn foreign_done(&mut self, done: ForeignDone) {
+        let (held, waiting) = foreign::finish(&mut self.state, done);
         self.hold(held);
         self.waiting.extend(waiting);
     }

@@ -222,7 +222,7 @@ fn refused(error: &edit::EditError) -> ApiError {
     }
 }
 
-fn unknown_alias(alias: &AliasName) -> ApiError {
+pub(super) fn unknown_alias(alias: &AliasName) -> ApiError {
     ApiError::not_found(
         NotFoundKind::Alias,
         alias.to_string(),

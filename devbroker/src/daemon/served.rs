@@ -1,5 +1,6 @@
 //! One running container: what it is granted, what is in it, and bringing the two together.
 
+use super::foreign::Foreign;
 use super::history::History;
 use super::retry::Retry;
 use crate::accounts::Accounts;
@@ -41,6 +42,8 @@ pub(super) struct Served {
     pub(super) history: History,
     /// When to try again.
     pub(super) retry: Retry,
+    /// What else there is of a container that ctm did not start.
+    pub(super) foreign: Option<Foreign>,
     /// Whether its worker does not answer.
     pub(super) stuck: bool,
     /// Whether its filter is attached and it cannot take it off.

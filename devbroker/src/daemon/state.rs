@@ -3,6 +3,7 @@
 //! One task owns it. Events only change what is known and mark things dirty; [`State::settle`] brings containers and links
 //! into step. The one thing done at once, ahead of every plan, is revoking the access to a device that went.
 
+use super::foreign::{Bus, ForeignDone};
 use super::host_state::{Bound, HostState};
 use super::paths::Paths;
 use super::served::Served;
@@ -22,6 +23,7 @@ use crate::plan::{Action, Want};
 use crate::policy::{self, AliasRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// What is known and what is to be done about it.
 #[derive(Debug)]
@@ -47,6 +49,10 @@ pub(super) struct State {
     /// Registrations that cannot be served, and why.
     pub(super) unserved: BTreeMap<ContainerRef, String>,
     pub(super) log: EventLog,
+    /// The way to systemd.
+    pub(super) bus: Bus,
+    /// Where threads for foreign containers say what they have done.
+    pub(super) foreign_done: UnboundedSender<ForeignDone>,
     pub(super) started: Instant,
     pub(super) events: u64,
     pub(super) losses: u64,
@@ -66,6 +72,7 @@ impl State {
         rule_aliases: RuleAliases,
         storage: Storage,
         remember: Remember,
+        outside: (Bus, UnboundedSender<ForeignDone>),
     ) -> Self {
         let folder = AliasFolder::new(&paths.aliases);
         Self {
@@ -87,6 +94,8 @@ impl State {
             dirty: BTreeSet::new(),
             unserved: BTreeMap::new(),
             log: EventLog::default(),
+            bus: outside.0,
+            foreign_done: outside.1,
             started: Instant::now(),
             events: 0,
             losses: 0,
