@@ -3,7 +3,6 @@
 //! [`parse_file`] and [`merge`] are pure. [`Loader`] reads the folders and keeps the last good copy of each file; `edit`
 //! writes files for the command line. What the configuration *means* for devices is `policy`'s.
 
-mod check;
 mod diagnostic;
 mod draft;
 mod durable;
@@ -13,7 +12,6 @@ mod merge;
 mod parse;
 mod table;
 
-pub use check::{Checked, check, report};
 pub use diagnostic::{Diagnostic, Excerpt, Severity, Source};
 pub use draft::{FileConfig, Place, SettingsDraft};
 pub use load::{FileState, FileStatus, Loaded, Loader, is_configuration};

@@ -84,19 +84,43 @@ pub fn parse_file_in(path: &Path, place: Place, bytes: &[u8]) -> (FileConfig, Ve
     }
     let (root, errors) = DeTable::parse_recoverable(&content);
     for error in errors {
+        if faults.is_full() {
+            faults.leave_out();
+            continue;
+        }
         let end = content.len();
         let span = error.span().unwrap_or(end..end);
         let (message, help) = match error.message().split_once(", expected ") {
             Some((message, expected)) => (message, Some(format!("expected {expected}"))),
             None => (error.message(), None),
         };
-        faults.syntax(&span, message, help);
+        match first_alias(&content, &span).filter(|_| message == "duplicate key") {
+            Some((name, line)) => {
+                let message = format!("alias `{}` is already at line {line}", shorten(name));
+                let help = "give one of them another name; several devices of one alias go into one list, `match = [{ ... }, { ... }]`";
+                faults.syntax(&span, &message, Some(help.into()));
+            }
+            None => faults.syntax(&span, message, help),
+        }
     }
     read(&mut file, &mut faults, root.get_ref());
     let faults = faults.finish(path);
     drop(source);
     file.text = content;
     (file, faults)
+}
+
+/// The name of the alias whose header holds `span`, and the line where it stands first.
+fn first_alias<'t>(content: &'t str, span: &Range<usize>) -> Option<(&'t str, usize)> {
+    let name_in = |line: &'t str| {
+        let name = line.trim().strip_prefix("[alias.")?.split(']').next()?;
+        Some(name.trim().trim_matches(['"', '\'']))
+    };
+    let begin = content.get(..span.start)?.rfind('\n').map_or(0, |at| at + 1);
+    let name = name_in(content.get(begin..)?.lines().next()?)?;
+    let before = content.get(..begin)?.lines();
+    let first = before.map(name_in).position(|other| other == Some(name))?;
+    Some((name, first + 1))
 }
 
 /// The text with every byte that is not UTF-8 as `?`, so that places stay as they are.
@@ -292,11 +316,7 @@ fn matching(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Mat
         keys.push(Key::Attribute(name, text));
     }
     let whole = table.flag(faults, "whole").is_some_and(|(whole, _)| whole);
-    let any = MATCH
-        .iter()
-        .filter(|key| **key != "whole")
-        .any(|key| table.get(key).is_some());
-    if !any {
+    if table.names().all(|name| name == "whole") {
         faults.at(
             &value.span(),
             "a match without keys would match every device",
@@ -576,3 +596,6 @@ fn detach(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Detac
         origin: faults.source.origin(&table.span),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,23 +31,33 @@ impl<'s> Faults<'s> {
         }
     }
 
+    /// Whether more faults are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= Self::MAX
+    }
+
+    /// Counts one that is not shown.
+    pub(super) fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
     fn push(&mut self, fault: Diagnostic) {
-        if self.list.len() < Self::MAX {
-            self.list.push(fault);
+        if self.is_full() {
+            self.leave_out();
         } else {
-            self.left_out += 1;
+            self.list.push(fault);
         }
     }
 
     /// Text that is no TOML.
     pub(super) fn syntax(&mut self, span: &Range<usize>, message: &str, help: Option<String>) {
         self.broken.insert(self.source.origin(span).line);
-        if self.list.len() < Self::MAX {
+        if self.is_full() {
+            self.leave_out();
+        } else {
             let mut fault = self.source.error(span, message);
             fault.help = help;
             self.push(fault);
-        } else {
-            self.left_out += 1;
         }
     }
 
@@ -56,10 +66,10 @@ impl<'s> Faults<'s> {
         if self.broken.contains(&self.source.origin(span).line) {
             return;
         }
-        if self.list.len() < Self::MAX {
-            self.push(self.source.error(span, message).help(help));
+        if self.is_full() {
+            self.leave_out();
         } else {
-            self.left_out += 1;
+            self.push(self.source.error(span, message).help(help));
         }
     }
 
@@ -136,6 +146,11 @@ impl<'t, 'i> Table<'t, 'i> {
 
     pub(super) fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
         self.content.get(key)
+    }
+
+    /// The names of all keys.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.content.keys().map(|name| name.get_ref().as_ref())
     }
 
     /// A text.
