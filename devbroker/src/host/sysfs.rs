@@ -8,6 +8,7 @@
 //! it was the same all the while.
 
 mod files;
+mod patient;
 mod properties;
 
 pub use files::SysfsError;
@@ -17,6 +18,7 @@ use super::udev_record::{self, MAX_RECORD};
 use super::usb_port;
 use crate::model::{DevKind, DevNum, HostNode, Incarnation, NodePath, SysDevice, SysPath};
 use files::{attribute, device_path, devnum_at, failed, incarnation_at, link_name, open, uevent_at};
+use patient::Patient;
 use properties::{links, of_device, with_sysfs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
@@ -33,15 +35,15 @@ const DEFAULT_MODE: u16 = 0o600;
 const USB_DEVICE: &[&str] = &[
     "idVendor",
     "idProduct",
-    "serial",
     "bDeviceClass",
     "busnum",
     "devnum",
     "devpath",
-    "manufacturer",
-    "product",
     "speed",
 ];
+
+/// What it tells about itself in words.
+const USB_STRINGS: &[&str] = &["serial", "manufacturer", "product"];
 
 /// Where the trees are that are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub struct Scan {
     /// Devices with a node with which udev is not done, or of which it cannot be told yet whether its record is theirs: leave
     /// them as they are until their event, or until a scan after the queue has drained.
     pub pending: Vec<SysPath>,
-    /// What could not be read.
+    /// What could not be read, or not within a moment: scan again after a while.
     pub failed: Vec<SysfsError>,
 }
 
@@ -83,6 +85,7 @@ pub struct Reader {
     /// Attributes of the node itself that the configuration asks for, besides those always read.
     wanted: BTreeSet<String>,
     cache: HashMap<SysPath, SysDevice>,
+    patient: Patient,
 }
 
 impl Reader {
@@ -97,6 +100,7 @@ impl Reader {
             roots,
             wanted: wanted_attributes,
             cache: HashMap::new(),
+            patient: Patient::default(),
         }
     }
 
@@ -283,7 +287,7 @@ impl Reader {
 
     /// The node's own directory as a device, without the attributes that belong to this node alone.
     fn own_device(
-        &self,
+        &mut self,
         syspath: &SysPath,
         incarnation: Incarnation,
         subsystem: Option<String>,
@@ -310,12 +314,12 @@ impl Reader {
             attributes: BTreeMap::new(),
             port: None,
         };
-        identify(&dir, &mut device)?;
+        self.identify(&dir, &mut device)?;
         Ok(device)
     }
 
     /// The devices above, nearest first, up to the PCI function or the top.
-    fn ancestors(&self, syspath: &SysPath, chain: &mut Vec<SysDevice>) -> Result<(), SysfsError> {
+    fn ancestors(&mut self, syspath: &SysPath, chain: &mut Vec<SysDevice>) -> Result<(), SysfsError> {
         let mut above = syspath.parent();
         let mut all_known = false;
         while let Some(at) = above {
@@ -332,7 +336,7 @@ impl Reader {
     }
 
     /// The device at `at`, or `None` where that is only a folder.
-    fn ancestor(&self, at: &SysPath, all_known: &mut bool) -> Result<Option<SysDevice>, SysfsError> {
+    fn ancestor(&mut self, at: &SysPath, all_known: &mut bool) -> Result<Option<SysDevice>, SysfsError> {
         let dir = self.path(at);
         let known = self.cache.get(at);
         if *all_known {
@@ -373,8 +377,32 @@ impl Reader {
             attributes: BTreeMap::new(),
             port: None,
         };
-        identify(&dir, &mut device)?;
+        self.identify(&dir, &mut device)?;
         Ok(Some(device))
+    }
+
+    /// Reads what identifies a device of its kind.
+    fn identify(&mut self, dir: &Path, device: &mut SysDevice) -> Result<(), SysfsError> {
+        let (names, strings): (&[&str], &[&str]) =
+            match (device.subsystem.as_deref(), device.devtype.as_deref()) {
+                (Some("usb"), Some("usb_device")) => (USB_DEVICE, USB_STRINGS),
+                (Some("usb"), Some("usb_interface")) => (&["bInterfaceNumber"], &[]),
+                (Some("usb-serial"), _) => (&["port_number"], &[]),
+                (Some("pci"), _) => (&["vendor", "device"], &[]),
+                _ => (&[], &[]),
+            };
+        for name in names {
+            add_attribute(dir, name, device)?;
+        }
+        if !strings.is_empty() {
+            let values = self.patient.attributes(dir, strings)?;
+            for (name, value) in strings.iter().zip(values) {
+                if let Some(value) = value {
+                    device.attributes.insert((*name).into(), value);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the USB devices of a chain the names of their sockets, from the root hub down.
@@ -439,21 +467,6 @@ enum Looked {
     Pending,
     /// No node.
     Nothing,
-}
-
-/// Reads what identifies a device of its kind.
-fn identify(dir: &Path, device: &mut SysDevice) -> Result<(), SysfsError> {
-    let names: &[&str] = match (device.subsystem.as_deref(), device.devtype.as_deref()) {
-        (Some("usb"), Some("usb_device")) => USB_DEVICE,
-        (Some("usb"), Some("usb_interface")) => &["bInterfaceNumber"],
-        (Some("usb-serial"), _) => &["port_number"],
-        (Some("pci"), _) => &["vendor", "device"],
-        _ => &[],
-    };
-    for name in names {
-        add_attribute(dir, name, device)?;
-    }
-    Ok(())
 }
 
 fn add_attribute(dir: &Path, name: &str, device: &mut SysDevice) -> Result<(), SysfsError> {

@@ -444,3 +444,45 @@ fn wanted_attributes_are_the_nodes_own_and_stay_below_it() {
         .collect();
     assert_eq!(attributes, ["index=1", "name=cam", "power/control=auto"]);
 }
+
+#[test]
+fn a_device_that_is_locked_keeps_nobody_waiting() {
+    let host = Host::new();
+    host.usb();
+    let stick = format!("{XHCI}/usb1/1-2/1-2.1");
+    let serial = host.path(&stick).join("serial");
+    fs::remove_file(&serial).unwrap();
+    nix::unistd::mkfifo(&serial, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    host.record("c189:2", "I:1\n");
+    host.record("c189:1", "I:1\n");
+    let mut reader = host.reader();
+    for _ in 0..12 {
+        let scan = reader.enumerate().unwrap();
+        let [hub] = scan.nodes.as_slice() else {
+            panic!("{:?}", scan.nodes)
+        };
+        assert_eq!(hub.syspath().name(), "1-2");
+        let errors: Vec<_> = scan.failed.iter().map(ToString::to_string).collect();
+        let expected = format!(
+            "cannot read the strings of {}: its driver has it locked, perhaps until a program closes it; the device is left as it is until the next event or scan",
+            host.path(&stick).display()
+        );
+        assert_eq!(errors, [expected]);
+        // What is known of others needs no thread.
+        assert!(
+            reader
+                .read(&sys(&format!("{XHCI}/usb1/1-2")), None)
+                .unwrap()
+                .is_some()
+        );
+    }
+    // They get their answer, find nobody to tell, and make room.
+    drop(fs::OpenOptions::new().write(true).open(&serial).unwrap());
+    fs::remove_file(&serial).unwrap();
+    fs::write(&serial, "A6\n").unwrap();
+    let node = (0..1_000_000).find_map(|_| {
+        std::thread::yield_now();
+        reader.read(&sys(&stick), None).ok().flatten()
+    });
+    assert_eq!(node.unwrap().own().attributes["serial"], "A6");
+}
