@@ -297,8 +297,10 @@ fn a_scan_while_udev_is_behind_joins_no_old_record_to_the_new_device() {
     let before = written();
     not_joined(&mut host);
     drop(held);
-    let old = HostEvent::Changed(host.changed(&device, Action::Change));
-    assert!(!order.admit(&old), "of the former device");
+    let old = host.changed(&device, Action::Change);
+    // Also for one who had not seen the removal, as it was before his scan.
+    assert_eq!(host.reader.read(&path, Some(&old)).unwrap(), None);
+    assert!(!order.admit(&HostEvent::Changed(old)), "of the former device");
     // udev has written it anew for the former device's first change, after the node was made.
     let held = slow.hold();
     assert!(written() > before);

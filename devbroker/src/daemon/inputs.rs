@@ -4,7 +4,7 @@ use super::paths::Paths;
 use crate::config::Settings;
 use crate::host::event::HostEvent;
 use crate::host::hook::HookSocket;
-use crate::host::monitor::{KernelMonitor, UdevMonitor};
+use crate::host::monitor::{KernelMonitor, MonitorError, UdevMonitor};
 use crate::host::udev_queue::QueueWatch;
 use crate::host::watch::ConfigWatch;
 use anyhow::Context;
@@ -93,6 +93,7 @@ impl Inputs {
             match self.kernel.get().next_event() {
                 Ok(Some(event)) => all.push(event),
                 Ok(None) => return all,
+                Err(error @ MonitorError::Message(_)) => tracing::warn!(%error, "kernel events"),
                 Err(error) => {
                     tracing::error!(%error, "kernel events");
                     all.push(HostEvent::Lost);

@@ -10,6 +10,8 @@ use super::storage::Storage;
 use crate::api::{EventKind, EventView};
 use crate::host::alias_records::AliasRecords;
 use crate::host::event::HostEvent;
+use crate::host::hook::HookError;
+use crate::host::monitor::MonitorError;
 use crate::host::namespace::{Outcome as WorkerOutcome, Workers};
 use crate::host::remember::Remember;
 use crate::host::rule_aliases::RuleAliases;
@@ -258,6 +260,7 @@ impl Daemon {
             match udev.get().next_event() {
                 Ok(Some(event)) => self.take(vec![event]),
                 Ok(None) => return,
+                Err(error @ MonitorError::Message(_)) => tracing::warn!(%error, "udev events"),
                 Err(error) => {
                     tracing::error!(%error, "udev events");
                     self.state.lost();
@@ -271,9 +274,14 @@ impl Daemon {
         loop {
             match self.inputs.hook.get().next_message() {
                 Ok(Some(message)) => {
+                    // Only what the event concerns is looked at anyway.
+                    if let Some(Err(error)) = message.container {
+                        tracing::warn!(%error, "hook");
+                    }
                     self.take(vec![message.event]);
                 }
                 Ok(None) => return,
+                Err(error @ HookError::Message(_)) => tracing::warn!(%error, "hook"),
                 Err(error) => {
                     tracing::warn!(%error, "hook");
                     return;

@@ -6,6 +6,7 @@
 use super::foreign::{Bus, ForeignDone};
 use super::host_state::{Bound, HostState};
 use super::paths::Paths;
+use super::retry::Retry;
 use super::served::Served;
 use super::storage::Storage;
 use crate::api::{EventKind, EventLog, EventView};
@@ -60,6 +61,10 @@ pub(super) struct State {
     pub(super) seen: u64,
     /// udev was busy at the last scan: scan again when its queue has drained.
     pub(super) scan_again: bool,
+    /// Events were lost: scan before the next settling.
+    scan_wanted: bool,
+    /// Something could not be read.
+    scan_retry: Retry,
     /// When the event arrived that the next settling follows from.
     pub(super) stirred: Option<Instant>,
 }
@@ -101,6 +106,8 @@ impl State {
             losses: 0,
             seen: 0,
             scan_again: false,
+            scan_wanted: false,
+            scan_retry: Retry::default(),
             stirred: None,
         }
     }
@@ -177,6 +184,7 @@ impl State {
             Ok(node) => node,
             Err(error) => {
                 tracing::warn!(%error, device = %changed.syspath, "device");
+                self.scan_retry.attempted(Instant::now(), true);
                 None
             }
         }
@@ -227,7 +235,7 @@ impl State {
     /// A device went: its access is revoked at once.
     pub(super) fn removed(&mut self, removed: Removed) {
         self.events += 1;
-        if removed.from == crate::host::event::Source::Udev {
+        if removed.from != crate::host::event::Source::Kernel {
             self.seen = self.seen.max(removed.seqnum);
         }
         let syspath = removed.syspath.clone();
@@ -286,18 +294,20 @@ impl State {
         tracing::warn!("the kernel dropped events; looking at everything again");
         self.publish(EventView::new(
             EventKind::EventsLost,
-            "events were lost; everything was looked at again",
+            "events were lost; everything is looked at again",
         ));
-        self.rescan();
+        // Once, when all that is still to be read has been.
+        self.scan_wanted = true;
     }
 
     /// Looks at every device of the host. Devices with which udev is not done are left until it is.
     pub(super) fn rescan(&mut self) {
+        self.scan_wanted = false;
         let scan = match self.reader.enumerate() {
             Ok(scan) => scan,
             Err(error) => {
                 tracing::error!(%error, "scan");
-                self.scan_again = true;
+                self.scan_retry.attempted(Instant::now(), true);
                 return;
             }
         };
@@ -305,11 +315,13 @@ impl State {
             nodes,
             pending,
             failed,
+            again,
         } = scan;
+        self.scan_retry.attempted(Instant::now(), !failed.is_empty());
         for error in failed {
             tracing::warn!(%error, "scan");
         }
-        self.scan_again = !pending.is_empty();
+        self.scan_again = again;
         let mut present: BTreeMap<SysPath, Option<Incarnation>> = nodes
             .iter()
             .map(|node| (node.syspath().clone(), Some(node.incarnation())))
@@ -341,6 +353,9 @@ impl State {
 
     /// Brings everything that is dirty into step.
     pub(super) fn settle(&mut self, now: Instant) {
+        if self.scan_wanted || self.scan_retry.due().is_some_and(|due| due <= now) {
+            self.rescan();
+        }
         let changed = self.host.rebind(&self.config, &self.records);
         for (alias, before) in &changed {
             self.rebound(alias, before.as_ref());
@@ -375,12 +390,13 @@ impl State {
         self.containers
             .values()
             .filter_map(|served| served.retry.due())
+            .chain(self.scan_retry.due())
             .min()
     }
 
     /// Nothing is waiting to be done.
     pub(super) fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.next_retry().is_none() && !self.scan_again
+        self.dirty.is_empty() && self.next_retry().is_none() && !self.scan_again && !self.scan_wanted
     }
 
     fn rebound(&mut self, alias: &AliasName, before: Option<&Bound>) {

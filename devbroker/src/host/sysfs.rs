@@ -74,8 +74,10 @@ pub struct Scan {
     /// Devices with a node with which udev is not done, or of which it cannot be told yet whether its record is theirs: leave
     /// them as they are until their event, or until a scan after the queue has drained.
     pub pending: Vec<SysPath>,
-    /// What could not be read, or not within a moment: scan again after a while.
+    /// What could not be read, or not within a moment; these devices are among the pending: scan again after a while.
     pub failed: Vec<SysfsError>,
+    /// udev was busy and something is pending: scan again when its queue has drained.
+    pub again: bool,
 }
 
 /// Reads devices, and remembers those that nodes have in common.
@@ -86,6 +88,9 @@ pub struct Reader {
     wanted: BTreeSet<String>,
     cache: HashMap<SysPath, SysDevice>,
     patient: Patient,
+    /// The kernel's events up to this number came about before the last scan: nobody can say which removals among them were
+    /// missed.
+    suspect_until: u64,
 }
 
 impl Reader {
@@ -101,6 +106,7 @@ impl Reader {
             wanted: wanted_attributes,
             cache: HashMap::new(),
             patient: Patient::default(),
+            suspect_until: 0,
         }
     }
 
@@ -117,7 +123,7 @@ impl Reader {
     /// The node of one device, with the properties of the event that spoke of it, or else those of udev's record.
     ///
     /// `None`: there is no such device any more, it has no node, it is another one than the event speaks of, or (without an
-    /// event) udev is not done with it.
+    /// event) udev is not done with it. Events from before the last scan are taken only if they certainly speak of this device.
     pub fn read(
         &mut self,
         syspath: &SysPath,
@@ -133,6 +139,8 @@ impl Reader {
     pub fn enumerate(&mut self) -> Result<Scan, SysfsError> {
         let mut scan = Scan::default();
         let busy = self.queue_is_busy();
+        let seqnum = attribute(&self.roots.sys.join("kernel/uevent_seqnum"))?;
+        self.suspect_until = seqnum.and_then(|number| number.parse().ok()).unwrap_or(0);
         let mut paths = BTreeSet::new();
         for kind in ["char", "block"] {
             let folder = self.roots.sys.join("dev").join(kind);
@@ -155,9 +163,13 @@ impl Reader {
                 Ok(Looked::Node(node)) => scan.nodes.push(*node),
                 Ok(Looked::Pending) => scan.pending.push(syspath),
                 Ok(Looked::Nothing) => {}
-                Err(error) => scan.failed.push(error),
+                Err(error) => {
+                    scan.failed.push(error);
+                    scan.pending.push(syspath);
+                }
             }
         }
+        scan.again = busy && !scan.pending.is_empty();
         Ok(scan)
     }
 
@@ -210,7 +222,9 @@ impl Reader {
         let (mode, born) = self.host_node(&devname, devnum);
         let properties = match event {
             // The event is of another device that had this place.
-            Some(event) if event.devnum != devnum => return Ok(Looked::Nothing),
+            Some(event) if event.devnum != devnum || !self.speaks_of(event, born) => {
+                return Ok(Looked::Nothing);
+            }
             Some(event) => event.properties.clone(),
             None => match self.record(devnum, born, busy)? {
                 Some(record) => with_sysfs(record, uevent, syspath, subsystem.as_deref(), &devname),
@@ -248,6 +262,20 @@ impl Reader {
                 meta.created().ok(),
             ),
             Ok(_) | Err(_) => (DEFAULT_MODE, None),
+        }
+    }
+
+    /// Whether an event speaks of the device whose node was made at `born`, or of one that had its place before. Later events
+    /// are told apart by the removals between them.
+    fn speaks_of(&self, event: &Changed, born: Option<SystemTime>) -> bool {
+        if event.seqnum > self.suspect_until {
+            return true;
+        }
+        let initialized = event.properties.get("USEC_INITIALIZED");
+        match (initialized.and_then(|usec| usec.parse().ok()), born) {
+            (Some(usec), Some(born)) => began_after(usec, born),
+            // Nothing to tell by: the scan saw what was there, and this is the word of udev.
+            (None, _) | (_, None) => true,
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// How long one device may take. udev has read the same attributes before it tells of the device, so that they are to be had
 /// at once then.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many threads may be left behind.
 const MAX_THREADS: usize = 8;

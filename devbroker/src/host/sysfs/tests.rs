@@ -301,8 +301,9 @@ fn a_scan_leaves_what_udev_is_not_done_with() {
         nodes,
         pending,
         failed,
+        again,
     } = host.reader().enumerate().unwrap();
-    assert_eq!(failed.len(), 0);
+    assert_eq!((failed.len(), again), (0, false));
     assert_eq!(
         pending,
         [
@@ -342,8 +343,8 @@ fn while_udev_is_busy_a_record_of_unknown_age_counts_for_nothing() {
     fs::write(host.dir.path().join("udev/queue"), "").unwrap();
     let scan = reader.enumerate().unwrap();
     assert_eq!(
-        (scan.nodes.len(), scan.pending),
-        (0, vec![sys("/devices/virtual/misc/fuse")])
+        (scan.nodes.len(), scan.pending, scan.again),
+        (0, vec![sys("/devices/virtual/misc/fuse")], true)
     );
 }
 
@@ -468,6 +469,7 @@ fn a_device_that_is_locked_keeps_nobody_waiting() {
             host.path(&stick).display()
         );
         assert_eq!(errors, [expected]);
+        assert!(scan.pending.contains(&sys(&stick)));
         // What is known of others needs no thread.
         assert!(
             reader
