@@ -8,7 +8,7 @@ use std::fmt;
 
 /// How many ids a container has.
 pub(crate) const COUNT: u32 = 65_536;
-/// Where blocks come from on a host whose /etc/subuid gives ctm and root nothing: above what useradd hands out
+/// Where blocks come from on a host whose /etc/subuid gives ctm nothing: above what useradd hands out
 /// (`SUB_UID_MAX` is 600100000 in `login.defs(5)`), within what systemd leaves to containers (`UIDS-GIDS`).
 const POOL: IdBlock = IdBlock {
     first: 1_073_741_824,
@@ -94,31 +94,24 @@ fn entries(text: &str) -> impl Iterator<Item = (&str, IdBlock)> {
     })
 }
 
-/// Chooses the lowest free block: out of what both files give to `ctm` (else to `root`), or, where they give neither
-/// anything, out of a range that nobody on the host has an entry for. `used` are the blocks of other containers.
+/// Chooses the lowest free block: out of what both files give to `ctm`, or, where they give it nothing, out of a range that
+/// nobody on the host has an entry for. An entry of `root` is not for us: LXC and Podman share theirs among containers.
+/// `used` are the blocks of other containers.
 pub(crate) fn allocate(subuid: &str, subgid: &str, used: &[IdBlock]) -> Result<IdBlock, NoFreeIds> {
-    let given = |owner: &str| -> Vec<IdBlock> {
-        entries(subuid)
-            .filter(|(name, _)| *name == owner)
-            .flat_map(|(_, uids)| {
-                entries(subgid)
-                    .filter(|(name, _)| *name == owner)
-                    .filter_map(move |(_, gids)| common(uids, gids))
-            })
-            .collect()
-    };
-    let ours = [given("ctm"), given("root")]
-        .into_iter()
-        .find(|blocks| !blocks.is_empty());
-    let (pools, mut taken) = match ours {
-        Some(pools) => (pools, Vec::new()),
-        None => (
-            vec![POOL],
-            entries(subuid)
-                .chain(entries(subgid))
-                .map(|(_, block)| block)
-                .collect(),
-        ),
+    let ours = |(owner, _): &(&str, IdBlock)| *owner == "ctm";
+    let given: Vec<_> = entries(subuid)
+        .filter(ours)
+        .flat_map(|(_, uids)| {
+            entries(subgid)
+                .filter(ours)
+                .filter_map(move |(_, gids)| common(uids, gids))
+        })
+        .collect();
+    let (pools, mut taken) = if given.is_empty() {
+        let entries = entries(subuid).chain(entries(subgid));
+        (vec![POOL], entries.map(|(_, block)| block).collect())
+    } else {
+        (given, Vec::new())
     };
     taken.extend_from_slice(used);
     pools
@@ -167,17 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_of_ctm_then_of_root_then_the_pool() {
+    fn the_entry_of_ctm_then_the_pool() {
         let ctm = "lena:100000:65536\nctm:200000:131072\nroot:900000:65536\n";
         assert_eq!(allocate(ctm, ctm, &[]), Ok(block(200_000)));
         assert_eq!(allocate(ctm, ctm, &[block(200_000)]), Ok(block(265_536)));
         assert_eq!(
             allocate(ctm, ctm, &[block(200_000), block(265_536)]),
             Err(NoFreeIds),
-            "root's entry is not for containers where ctm has one"
+            "the pool is not for containers where ctm has an entry"
         );
         let root = "lena:100000:65536\nroot:900000:65536\n";
-        assert_eq!(allocate(root, root, &[]), Ok(block(900_000)));
+        assert_eq!(allocate(root, root, &[]), Ok(block(POOL.first)));
         assert_eq!(allocate("", "", &[]), Ok(block(POOL.first)));
         assert_eq!(
             allocate(
