@@ -1,6 +1,7 @@
 //! The scenarios: each a function that is given a lab, makes machines in it and
 //! says what must hold there.
 
+mod ctm_basic;
 mod machine;
 mod usb_fixtures;
 
@@ -21,6 +22,11 @@ pub struct Scenario {
 
 /// All scenarios, in the order in which they run: long ones first.
 pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "ctm-basic",
+        about: "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left",
+        run: ctm_basic::run,
+    },
     Scenario {
         name: "machine",
         about: "commands, files, the probe, installing, a disk that outlives reboots",

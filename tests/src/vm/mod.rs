@@ -11,6 +11,7 @@ mod cpio;
 mod qemu;
 mod qmp;
 
+pub mod container;
 pub mod gadget;
 pub mod image;
 pub mod lab;
@@ -21,6 +22,7 @@ pub mod state;
 pub mod usb;
 
 pub use agent::{Job, Output};
+pub use container::{Container, Users};
 pub use gadget::{Controller, Gadget, Printer};
 pub use lab::Lab;
 pub use machine::Vm;

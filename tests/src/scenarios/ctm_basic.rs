@@ -1,0 +1,143 @@
+//! The life of a container: made, started, entered, closed by default, stopped, destroyed, and nothing left; by ctm alone
+//! and by systemd.
+
+use anyhow::{Result, ensure};
+
+use crate::vm::{Container, Lab, Users, Vm};
+
+pub(super) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.restore()?;
+    for users in Users::BOTH {
+        life(&vm, users, "/ctm/box")?;
+    }
+    vm.install()?;
+    for users in Users::BOTH {
+        life(&vm, users, "/ctm.slice/ctm@box.service")?;
+    }
+    killed(&vm)?;
+    ends_by_itself(&vm)
+}
+
+fn life(vm: &Vm, users: Users, cgroup: &str) -> Result<()> {
+    let container = Container::create(vm, "box", users)?;
+    let mode = vm.ok("stat -c %a:%u /var/lib/ctm/box /etc/ctm/containers/box.toml")?;
+    let folder = if users == Users::Own { "710" } else { "700" };
+    ensure!(mode == format!("{folder}:0\n644:0"), "{mode}");
+    ensure!(vm.run("ctm status box")?.status == 3);
+    ensure!(vm.run("ctm exec box -- true")?.status == 3);
+    ensure!(vm.run("ctm create box --tar /srv/rootfs.tar")?.status == 1);
+
+    container.start()?;
+    ensure!(vm.run("ctm status box")?.status == 0);
+    ensure!(vm.run("ctm start box")?.status == 1, "started twice");
+    let pid = container.pid()?;
+    let seen = vm.ok(&format!("sed s/^0::// /proc/{pid}/cgroup"))?;
+    ensure!(seen == format!("{cgroup}/container"), "{seen}");
+
+    // Inside: who it is, where it is, what it has.
+    ensure!(container.ok("id -u; hostname; cat /proc/1/cgroup; echo $container")? == "0\nbox\n0::/\nctm");
+    ensure!(container.run("exit 7")?.status == 7);
+    ensure!(container.run("kill -9 $$")?.status == 137);
+    let nodes = container.ok("cd /dev && ls")?;
+    ensure!(
+        nodes.split_whitespace().collect::<Vec<_>>().join(" ")
+            == "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero",
+        "{nodes}"
+    );
+    for node in ["null", "zero", "full", "random", "urandom"] {
+        let opened = container.open(&format!("/dev/{node}"))?;
+        ensure!(
+            opened.starts_with("ok char 1:") && opened.ends_with("666 0:0"),
+            "{node}: {opened}"
+        );
+    }
+    ensure!(
+        container.ok("cat /run/udev/* 2>/dev/null; touch /run/udev/x 2>/dev/null || echo closed")?
+            == "closed"
+    );
+    ensure!(container.ok("echo x >/dev/shm/x && cat /dev/shm/x")? == "x");
+
+    // A device that was not granted: put there by the host, or made inside, it does not open.
+    vm.ok(&format!("mknod -m 666 {}/kmsg c 1 11", container.dev()))?;
+    let refused = container.open("/dev/kmsg")?;
+    ensure!(refused.starts_with("EPERM char 1:11"), "{refused}");
+    let made = container.ok("probe mknod /tmp/kmsg c 1 11 || true; probe open /tmp/kmsg || true")?;
+    let expected = match users {
+        Users::Host => "ok\nEPERM char 1:11 644 0:0",
+        Users::Own => "EPERM\nENOENT",
+    };
+    ensure!(made == expected, "{made}");
+
+    container.stop()?;
+    ensure!(vm.run("ctm status box")?.status == 3);
+    nothing_runs(vm)?;
+    // As fresh as the first time.
+    container.start()?;
+    ensure!(container.open("/dev/kmsg")? == "ENOENT");
+    ensure!(
+        vm.run("ctm destroy box --yes")?.status == 1,
+        "destroyed while it runs"
+    );
+    container.stop()?;
+    container.destroy()?;
+    ensure!(vm.run("ctm status box")?.status == 4);
+    ensure!(
+        vm.ok("ls -A /var/lib/ctm /etc/ctm/containers | grep -v :")?
+            .is_empty()
+    );
+    nothing_runs(vm)
+}
+
+/// Nothing of a run is left.
+fn nothing_runs(vm: &Vm) -> Result<()> {
+    let left = vm.ok(
+        "ls /run/ctm; ls /run/ctm/.crun/box 2>/dev/null; ls /run/devbroker/containers; ls /sys/fs/bpf/devbroker
+         ls -d /sys/fs/cgroup/ctm/*/ /sys/fs/cgroup/ctm.slice/ctm@box.service 2>/dev/null
+         grep /run/ctm /proc/mounts; pgrep -x ctm; true",
+    )?;
+    ensure!(left.is_empty(), "left over: {left}");
+    // The kernel gives up a cgroup's programs some time after the cgroup.
+    vm.until("! bpftool prog | grep -w devbroker")
+}
+
+/// A supervisor that is killed takes the container along, and leaves nothing.
+fn killed(vm: &Vm) -> Result<()> {
+    let container = Container::create(vm, "box", Users::Own)?;
+    container.start()?;
+    let pid = container.pid()?;
+    vm.ok("systemctl kill --kill-whom=main -s KILL ctm@box.service")?;
+    vm.until("! systemctl is-active ctm@box.service | grep -E '^(active|deactivating)'")?;
+    vm.ok(&format!("! test -e /proc/{pid}/root/proc"))?;
+    nothing_runs(vm)?;
+    container.start()?;
+    ensure!(container.ok("echo again")? == "again");
+    container.destroy()?;
+    nothing_runs(vm)
+}
+
+/// A container whose first process ends takes everything down; badly, and its unit has failed.
+fn ends_by_itself(vm: &Vm) -> Result<()> {
+    let container = Container::running(
+        vm,
+        "box",
+        Users::Host,
+        "echo words; while ! [ -e /tmp/end ]; do sleep 0.1; done; exit 3",
+    )?;
+    container.start()?;
+    container.ok("touch /tmp/end")?;
+    vm.until("systemctl is-failed ctm@box.service")?;
+    let log = vm.ok("journalctl -u ctm@box.service --no-pager -o cat")?;
+    ensure!(
+        log.contains("words") && log.contains("first process exited with code 3"),
+        "{log}"
+    );
+    let status = vm.run("ctm status box")?;
+    ensure!(
+        status.status == 3 && status.stdout.contains("exited with code 3"),
+        "{status:?}"
+    );
+    nothing_runs(vm)?;
+    container.destroy()?;
+    ensure!(vm.run("systemctl is-failed ctm@box.service")?.status != 0);
+    Ok(())
+}
