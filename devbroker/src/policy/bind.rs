@@ -123,30 +123,22 @@ fn choose<'a>(
         };
         return (Some(held), by);
     }
-    if let Some(record) = record {
-        let known = unique
-            .iter()
+    // Twins may carry the same serial number: who was passed over is not taken for the holder.
+    let passed =
+        |anchor: &&&Anchor| record.is_some_and(|record| record.passed.contains(&DeviceRecord::of(anchor)));
+    let free: Vec<&Anchor> = unique.iter().filter(|anchor| !passed(anchor)).copied().collect();
+    let known = record.and_then(|record| {
+        free.iter()
             .map(|anchor| (likeness(&record.holder, anchor), *anchor))
             .filter(|(likeness, _)| *likeness > 0)
             // The first of the best: they are in the order of their ports.
-            .reduce(|best, next| if next.0 > best.0 { next } else { best });
-        if let Some((_, known)) = known {
-            let by = if unique.len() == 1 {
-                BoundBy::Only
-            } else {
-                BoundBy::Record
-            };
-            return (Some(known), by);
-        }
-    }
-    let mut free = unique.iter().filter(|anchor| {
-        let this = DeviceRecord::of(anchor);
-        record.is_none_or(|record| !record.passed.contains(&this))
+            .reduce(|best, next| if next.0 > best.0 { next } else { best })
     });
-    match free.next() {
-        Some(first) if unique.len() == 1 => (Some(first), BoundBy::Only),
-        Some(first) => (Some(first), BoundBy::LowerPort),
-        None => (None, BoundBy::HolderAway),
+    match (known, free.first().copied()) {
+        (Some((_, one)), _) | (None, Some(one)) if unique.len() == 1 => (Some(one), BoundBy::Only),
+        (Some((_, known)), _) => (Some(known), BoundBy::Record),
+        (None, Some(first)) => (Some(first), BoundBy::LowerPort),
+        (None, None) => (None, BoundBy::HolderAway),
     }
 }
 

@@ -197,3 +197,52 @@ fn all_that_a_file_can_say() {
     };
     assert_eq!(file.grants, [scanner, coral]);
 }
+
+/// Checks what must hold of any answer about any bytes.
+fn sane(bytes: &[u8]) {
+    let (file, faults) = parse_file(Path::new("a.toml"), bytes);
+    let lines = bytes.split(|byte| *byte == b'\n').count();
+    for fault in &faults {
+        assert!(fault.origin.line as usize <= lines, "{fault}");
+        if let Some(excerpt) = &fault.excerpt {
+            assert!(excerpt.len >= 1 && fault.column >= 1, "{fault}");
+            assert!(
+                excerpt.text.chars().count() <= crate::config::Excerpt::WIDTH,
+                "{fault}"
+            );
+            assert!(excerpt.at as usize <= excerpt.text.chars().count(), "{fault}");
+            assert!(!excerpt.text.chars().any(char::is_control), "{fault}");
+        }
+        assert!(!fault.message.is_empty() && !fault.to_string().contains('\0'));
+    }
+    let (config, _) = crate::config::merge(vec![file]);
+    assert!(config.aliases.values().all(|alias| !alias.matches.is_empty()));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        sane(&bytes);
+    }
+
+    /// Pieces of real files in the wrong places.
+    #[test]
+    fn any_pieces(pieces in proptest::collection::vec(proptest::sample::select(vec![
+        "[alias.x]", "[alias.y]", "[[grant]]", "[[grant.node]]", "[daemon]", "[[detach]]", "\n", "\n", "match = ", "{", "}",
+        "[", "]", "vendor = '04b8'", "product = \"011f\"", "alias = 'x'", "container = 'ctm:*'", "path = '../x'", "mode = 0o660",
+        "mode = '0999'", ", ", "whole = true", "property.", "attr.", "é", "\u{0}", "'''", "\"", "#", "= ", "1979-05-27", "-1", "role = 'a'",
+    ]), 0..40)) {
+        sane(pieces.concat().as_bytes());
+    }
+
+    /// A good file with one byte changed, and cut off anywhere.
+    #[test]
+    fn any_slip(at in 0..1000usize, byte in proptest::num::u8::ANY, end in 0..1200usize) {
+        let mut bytes = include_bytes!("full.toml").to_vec();
+        if let Some(old) = bytes.get_mut(at) {
+            *old = byte;
+        }
+        bytes.truncate(end);
+        sane(&bytes);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod alias;
 mod belongs;
+mod properties;
 
 use crate::config::{Config, merge, parse_file};
 use crate::model::{DevKind, DevNum, HostNode, Incarnation, PortName, SysDevice};
