@@ -2,7 +2,14 @@
 //! says what must hold there.
 
 mod ctm_basic;
+mod disk_partitions;
+mod four_ports;
+mod hub;
+mod identical_twins;
 mod machine;
+mod replug_printer;
+mod replug_scanner;
+mod serial_stick;
 mod usb_fixtures;
 
 use anyhow::Result;
@@ -20,21 +27,21 @@ pub struct Scenario {
     pub run: fn(&Lab) -> Result<()>,
 }
 
-/// All scenarios, in the order in which they run: long ones first.
+const fn scenario(name: &'static str, about: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, about, run }
+}
+
+/// All scenarios, in the order in which they run: long ones first. A line each, so that two branches merge.
+#[rustfmt::skip]
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "ctm-basic",
-        about: "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left",
-        run: ctm_basic::run,
-    },
-    Scenario {
-        name: "machine",
-        about: "commands, files, the probe, installing, a disk that outlives reboots",
-        run: machine::run,
-    },
-    Scenario {
-        name: "usb-fixtures",
-        about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
-        run: usb_fixtures::run,
-    },
+    scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
+    scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
+    scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
+    scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
+    scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
+    scenario("replug-printer", "a printer comes back as lp1 with the mode, owner and ACL set inside, and prints", replug_printer::run),
+    scenario("replug-scanner", "a scanner replugged twenty times on two controllers: true path and alias right", replug_scanner::run),
+    scenario("serial-stick", "a stick comes back as ttyUSB1; the alias follows, the other stick is invisible", serial_stick::run),
+    scenario("machine", "commands, files, the probe, installing, a disk that outlives reboots", machine::run),
+    scenario("usb-fixtures", "printer, scanner, serial ports, sticks, hub and disk work with real udev", usb_fixtures::run),
 ];

@@ -11,6 +11,7 @@ mod cpio;
 mod qemu;
 mod qmp;
 
+pub mod broker;
 pub mod container;
 pub mod gadget;
 pub mod image;
@@ -22,6 +23,7 @@ pub mod state;
 pub mod usb;
 
 pub use agent::{Job, Output};
+pub use broker::Broker;
 pub use container::{Container, Users};
 pub use gadget::{Controller, Gadget, Printer};
 pub use lab::Lab;
