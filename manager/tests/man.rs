@@ -1,0 +1,40 @@
+//! The manual page says what the program can do.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test panics")]
+
+use std::process::Command;
+
+/// Every verb and option of the program is in ctm(8).
+#[test]
+fn every_verb_and_option_is_in_the_manual() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man/ctm.8")).unwrap();
+    let page = page.replace("\\-", "-");
+    let help = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ctm"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let top = help(&["--help"]);
+    let verbs: Vec<&str> = top
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    assert!(verbs.len() >= 8, "{top}");
+    for verb in verbs {
+        assert!(page.contains(&format!(".B ctm {verb}")), "{verb}");
+        let options = help(&[verb, "--help"]);
+        for option in options
+            .split(|c: char| c.is_whitespace() || c == '`' || c == ']')
+            .filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help")
+        {
+            let option = option.trim_end_matches(['.', ',', ':', ';']);
+            assert!(page.contains(option), "ctm {verb}: {option}");
+        }
+    }
+}
