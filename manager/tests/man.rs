@@ -1,7 +1,5 @@
 //! The manual page says what the program can do.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test panics")]
-
 use std::process::Command;
 
 /// Every verb and option of the program is in ctm(8).
