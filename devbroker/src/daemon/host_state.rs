@@ -156,7 +156,11 @@ impl HostState {
                 .bound
                 .get(alias)
                 .and_then(|bound| bound.binding.bound.as_ref());
-            bindings.insert(alias.clone(), policy::bind(&anchors, holder, records.get(alias)));
+            let keys = policy::keys_text(config.aliases.get(alias));
+            bindings.insert(
+                alias.clone(),
+                policy::bind(&anchors, holder, records.get(alias), &keys),
+            );
         }
         // Where an alias is bound anew, what lies behind a hub may pass from or to the hub's alias; and a node that came or
         // went behind a hub concerns the hub's alias although only its own candidates were marked.
@@ -204,7 +208,7 @@ impl HostState {
     }
 
     fn hubs(&self) -> Vec<AliasName> {
-        let is_hub = |bound: &Bound| bound.binding.bound.as_ref().is_some_and(|anchor| anchor.hub);
+        let is_hub = |bound: &Bound| bound.binding.bound.as_ref().is_some_and(Anchor::may_hold_others);
         self.bound
             .iter()
             .filter(|(_, bound)| is_hub(bound))

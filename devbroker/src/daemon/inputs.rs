@@ -68,7 +68,8 @@ impl Inputs {
         let config: Vec<_> = paths.config.iter().map(AsRef::as_ref).collect();
         let config = ConfigWatch::new(&config).context("watch the configuration")?;
         let registrations = paths.registrations();
-        let registrations = ConfigWatch::new(&[registrations.as_ref()]).context("watch the registrations")?;
+        let registrations =
+            ConfigWatch::of(&[registrations.as_ref()], "json").context("watch the registrations")?;
         // Without udev there is nothing to wait for: what the kernel has is all there is.
         let queue = QueueWatch::new()
             .map_err(|error| tracing::warn!(%error, "udev's queue"))

@@ -156,7 +156,7 @@ pub(super) fn add_alias(state: &mut State, add: &AddAlias) -> Result<AddAliasRep
             format!("no device `{}` is there; see `devbroker devices`", add.device),
         )
     })?;
-    let keys = policy::propose(node);
+    let keys = policy::propose(node, state.host.nodes());
     let file = state.loader.admin.join(format!("{}.toml", add.name));
     let text = edit::alias_text(&add.name, &keys);
     let origin = Origin {
@@ -182,7 +182,7 @@ pub(super) fn add_alias(state: &mut State, add: &AddAlias) -> Result<AddAliasRep
         .any(|key| matches!(key, config::Key::Serial(_)))
     {
         notes.push(
-            "the device has no serial number, so it is known by its port: plug it into the same socket"
+            "the device has no serial number of its own, so it is known by its port: plug it into the same socket"
                 .into(),
         );
     }

@@ -28,8 +28,11 @@ impl Storage {
 
     /// Keeps who has an alias.
     pub(super) fn alias_record(&self, alias: AliasName, record: AliasRecord) {
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send((alias, record)));
-        if sent.is_none_or(|sent| sent.is_err()) {
+        let sent = self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send((alias, record)).is_ok());
+        if !sent {
             tracing::error!("the thread that writes to disk is gone; who has which alias is not remembered");
         }
     }

@@ -99,6 +99,7 @@ mod tests {
                 ..DeviceRecord::default()
             },
             passed: vec![],
+            keys: "vendor=\"04b8\"".into(),
         };
         let alias: AliasName = "tv.left".parse().unwrap();
         records.store(&alias, &AliasRecord::default()).unwrap();

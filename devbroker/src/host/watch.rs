@@ -1,9 +1,8 @@
-//! Learns that configuration files have changed.
+//! Learns that files of configuration, or others of one extension, have changed.
 //!
 //! Owns an inotify descriptor on the folders, or where one is not there yet on the nearest folder above it. Says only
 //! *that* something changed; what it was the loader finds out.
 
-use crate::config::is_configuration;
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -34,6 +33,7 @@ enum Watched {
 pub struct ConfigWatch {
     inotify: Inotify,
     folders: Vec<PathBuf>,
+    extension: &'static str,
     watched: BTreeMap<i32, Watched>,
 }
 
@@ -50,8 +50,13 @@ fn changes() -> WatchMask {
 }
 
 impl ConfigWatch {
-    /// Watches these folders, whether they are there or not. Make it, then load: in this order nothing is missed.
+    /// Watches these folders for `*.toml`, whether they are there or not. Make it, then load: in this order nothing is missed.
     pub fn new(folders: &[&Path]) -> Result<Self, WatchError> {
+        Self::of(folders, "toml")
+    }
+
+    /// The same for files of another extension.
+    pub fn of(folders: &[&Path], extension: &'static str) -> Result<Self, WatchError> {
         let inotify = Inotify::init().map_err(|source| WatchError {
             path: folders.first().map_or_else(PathBuf::new, |path| (*path).into()),
             source,
@@ -59,6 +64,7 @@ impl ConfigWatch {
         let mut watch = Self {
             inotify,
             folders: folders.iter().map(|path| (*path).into()).collect(),
+            extension,
             watched: BTreeMap::new(),
         };
         watch.arm()?;
@@ -150,7 +156,9 @@ impl ConfigWatch {
                                 forget(&self.inotify, event.wd);
                             } else {
                                 let fresh = event.mask.contains(inotify::EventMask::CREATE);
-                                changed |= event.name.is_some_and(|name| matters(folder, name, fresh));
+                                changed |= event
+                                    .name
+                                    .is_some_and(|name| matters(folder, name, self.extension, fresh));
                             }
                         }
                         Some(Watched::Above(..)) => moved = true,
@@ -177,8 +185,9 @@ fn forget(inotify: &Inotify, descriptor: WatchDescriptor) {
 
 /// Whether an event of this name is one of configuration. A file that has just been made is not complete, unless it is
 /// a link, symbolic or hard, which nobody closes.
-fn matters(folder: &Path, name: &OsStr, fresh: bool) -> bool {
-    let name_fits = name.to_str().is_some_and(is_configuration);
+fn matters(folder: &Path, name: &OsStr, extension: &str, fresh: bool) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    let name_fits = !hidden && Path::new(name).extension() == Some(extension.as_ref());
     let complete = || match folder.join(name).symlink_metadata() {
         Ok(about) => !about.is_file() || about.nlink() > 1,
         Err(_) => true,
@@ -233,6 +242,18 @@ mod tests {
         fs::remove_file(folder.join("b.toml")).unwrap();
         assert!(watch.changed().unwrap());
         assert!(!watch.changed().unwrap());
+    }
+
+    #[test]
+    fn files_of_another_extension() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watch = ConfigWatch::of(&[root.path()], "json").unwrap();
+        fs::write(root.path().join("a.toml"), "").unwrap();
+        assert!(!watch.changed().unwrap());
+        fs::write(root.path().join(".ctm:a.json"), "").unwrap();
+        assert!(!watch.changed().unwrap());
+        fs::rename(root.path().join(".ctm:a.json"), root.path().join("ctm:a.json")).unwrap();
+        assert!(watch.changed().unwrap());
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Anchor {
         by_port || (self.device != than.device && self.device.is_within(&than.device))
     }
 
+    /// Whether devices with aliases of their own may lie within what this covers: a hub, a PCI controller.
+    pub fn may_hold_others(&self) -> bool {
+        let controller = || self.port.as_ref().is_some_and(|port| !port.0.contains('/'));
+        self.cover == Cover::Tree && (self.hub || controller())
+    }
+
     /// Lower ports first.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         let (a, b) = (

@@ -1,6 +1,7 @@
 //! Which of several devices an alias stands for.
 
 use super::anchor::Anchor;
+use crate::config::{Alias, Match};
 use crate::model::{PortName, Role};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,9 @@ pub struct AliasRecord {
     /// would hand it to the twin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed: Vec<DeviceRecord>,
+    /// The alias's keys ([`keys_text`]) at that time: another match is another question, and nobody was passed over for it.
+    #[serde(default)]
+    pub keys: String,
 }
 
 /// A device as a record names it.
@@ -76,10 +80,33 @@ pub struct Binding {
     pub record: Option<AliasRecord>,
 }
 
+/// All keys of an alias, to tell whether its match was changed; nothing for an alias that a udev rule sets.
+pub fn keys_text(alias: Option<&Alias>) -> String {
+    let one = |one: &Match| {
+        let keys: Vec<String> = one
+            .keys
+            .iter()
+            .map(|key| format!("{}={:?}", key.name(), key.expected()))
+            .collect();
+        format!("{}{}", keys.join(" "), if one.whole { " whole" } else { "" })
+    };
+    let matches: Vec<String> = alias
+        .into_iter()
+        .flat_map(|alias| &alias.matches)
+        .map(one)
+        .collect();
+    matches.join(" | ")
+}
+
 /// Decides which of the present `anchors` (all candidates of one alias, in any order, doubles allowed) has the alias:
 /// the `holder` if it is among them; else the one that the `record` names; else, of those that the record does not pass
-/// over, the only one or the one at the lower port.
-pub fn bind(anchors: &[Anchor], holder: Option<&Anchor>, record: Option<&AliasRecord>) -> Binding {
+/// over, the only one or the one at the lower port. `keys` is what [`keys_text`] says of the alias.
+pub fn bind(
+    anchors: &[Anchor],
+    holder: Option<&Anchor>,
+    record: Option<&AliasRecord>,
+    keys: &str,
+) -> Binding {
     let mut present: Vec<&Anchor> = anchors.iter().collect();
     present.sort_by(|a, b| a.order(b));
     present.dedup();
@@ -92,14 +119,14 @@ pub fn bind(anchors: &[Anchor], holder: Option<&Anchor>, record: Option<&AliasRe
             None => unique.push(anchor),
         }
     }
-    let (bound, by) = choose(&unique, holder, record);
+    let (bound, by) = choose(&unique, holder, record, keys);
     let ambiguous: Vec<Anchor> = unique
         .into_iter()
         .filter(|anchor| bound.is_none_or(|bound| *anchor != bound && !anchor.is_more_specific(bound)))
         .cloned()
         .collect();
     Binding {
-        record: next_record(bound, &ambiguous, record),
+        record: next_record(bound, &ambiguous, record, keys),
         bound: bound.cloned(),
         by,
         ambiguous,
@@ -110,6 +137,7 @@ fn choose<'a>(
     unique: &[&'a Anchor],
     holder: Option<&Anchor>,
     record: Option<&AliasRecord>,
+    keys: &str,
 ) -> (Option<&'a Anchor>, BoundBy) {
     if unique.is_empty() {
         return (None, BoundBy::Absent);
@@ -124,8 +152,9 @@ fn choose<'a>(
         return (Some(held), by);
     }
     // Twins may carry the same serial number: who was passed over is not taken for the holder.
-    let passed =
-        |anchor: &&&Anchor| record.is_some_and(|record| record.passed.contains(&DeviceRecord::of(anchor)));
+    let passed = |anchor: &&&Anchor| {
+        record.is_some_and(|record| record.keys == keys && record.passed.contains(&DeviceRecord::of(anchor)))
+    };
     let free: Vec<&Anchor> = unique.iter().filter(|anchor| !passed(anchor)).copied().collect();
     let known = record.and_then(|record| {
         free.iter()
@@ -161,6 +190,7 @@ fn next_record(
     bound: Option<&Anchor>,
     ambiguous: &[Anchor],
     before: Option<&AliasRecord>,
+    keys: &str,
 ) -> Option<AliasRecord> {
     let Some(bound) = bound else {
         return before.cloned();
@@ -168,12 +198,16 @@ fn next_record(
     let holder = DeviceRecord::of(bound);
     let mut passed: Vec<DeviceRecord> = ambiguous.iter().map(DeviceRecord::of).collect();
     // Twins that are unplugged for the moment stay passed over while the holder is the same.
-    if let Some(before) = before.filter(|before| before.holder == holder) {
+    if let Some(before) = before.filter(|before| before.holder == holder && before.keys == keys) {
         passed.extend(before.passed.iter().cloned());
     }
     passed.retain(|one| *one != holder);
     passed.sort();
     passed.dedup();
     passed.truncate(AliasRecord::MAX_PASSED);
-    Some(AliasRecord { holder, passed })
+    Some(AliasRecord {
+        holder,
+        passed,
+        keys: keys.into(),
+    })
 }

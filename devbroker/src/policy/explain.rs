@@ -211,22 +211,37 @@ pub fn telling_apart(bound: &Anchor, other: &Anchor) -> Option<(String, String)>
     }
 }
 
-/// The match that `alias add` proposes for a node: ids with the serial number if it has one, else with the port; for a
-/// node without a USB device its link or kernel name.
-pub fn propose(node: &HostNode) -> Vec<Key> {
+/// The match that `alias add` proposes for a node, given all that are there: ids with the serial number if it has one that
+/// no other device of these ids has, else with the port; for a node without a USB device one of udev's stable links, or
+/// its kernel name.
+pub fn propose<'n>(node: &HostNode, nodes: impl IntoIterator<Item = &'n HostNode>) -> Vec<Key> {
     let Some(usb) = usb_of(node) else {
-        return vec![Key::Link(node.links.first().unwrap_or(&node.devname).clone())];
+        let stable = |folder: &str| node.links.iter().find(|link| link.as_str().contains(folder));
+        let link = stable("/by-id/")
+            .or_else(|| stable("/by-path/"))
+            .or(node.links.first());
+        return vec![Key::Link(link.unwrap_or(&node.devname).clone())];
     };
     let id = |name: &str| usb.attributes.get(name).and_then(|text| text.parse().ok());
+    let same = |other: &SysDevice| {
+        ["idVendor", "idProduct", "serial"]
+            .iter()
+            .all(|name| other.attributes.get(*name) == usb.attributes.get(*name))
+    };
+    let twin = || {
+        let mut others = nodes.into_iter().filter_map(usb_of);
+        others.any(|other| other.syspath != usb.syspath && same(other))
+    };
     let serial = usb.attributes.get("serial").filter(|serial| !serial.is_empty());
-    let last = match serial {
-        Some(serial) => Some(Key::Serial(serial.clone())),
-        None => usb.port.clone().map(Key::Port),
+    let (serial, port) = match serial {
+        Some(serial) if !twin() => (Some(serial.clone()), None),
+        Some(_) | None => (None, usb.port.clone()),
     };
     id("idVendor")
         .map(Key::Vendor)
         .into_iter()
         .chain(id("idProduct").map(Key::Product))
-        .chain(last)
+        .chain(serial.map(Key::Serial))
+        .chain(port.map(Key::Port))
         .collect()
 }

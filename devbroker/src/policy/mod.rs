@@ -10,7 +10,7 @@ mod members;
 mod role;
 
 pub use anchor::{Anchor, Cover};
-pub use bind::{AliasRecord, Binding, BoundBy, DeviceRecord, bind};
+pub use bind::{AliasRecord, Binding, BoundBy, DeviceRecord, bind, keys_text};
 pub use candidates::{Candidate, candidates, wanted_attributes, wanted_properties};
 pub use explain::{
     AliasExplanation, DeviceExplanation, KeyExplanation, MatchExplanation, explain_alias, explain_device,

@@ -2,6 +2,7 @@
 
 use super::{Usb, bare, config, dir, host_node};
 use crate::model::{DevNum, PortName};
+use crate::policy::keys_text;
 use crate::policy::{
     AliasRecord, Anchor, BoundBy, Cover, bind, candidates, wanted_attributes, wanted_properties,
 };
@@ -155,16 +156,16 @@ fn one_device_has_it_wherever_it_is() {
         anchor("1-2", 1, "2", "0403:6001"),
         anchor("3-1", 2, "9", "0403:6001"),
     );
-    let first = bind(&[a.clone(), a.clone()], None, None);
+    let first = bind(&[a.clone(), a.clone()], None, None, "");
     assert_eq!(
         (first.bound.as_ref(), first.by, first.ambiguous),
         (Some(&a), BoundBy::Only, vec![])
     );
     assert_eq!(first.record, Some(record(Some("2"), None)));
-    let second = bind(std::slice::from_ref(&moved), None, first.record.as_ref());
+    let second = bind(std::slice::from_ref(&moved), None, first.record.as_ref(), "");
     assert_eq!((second.bound, second.by), (Some(moved), BoundBy::Only));
     assert_eq!(second.record, Some(record(Some("9"), None)));
-    let none = bind(&[], None, second.record.as_ref());
+    let none = bind(&[], None, second.record.as_ref(), "");
     assert_eq!(
         (none.bound, none.by, none.record),
         (None, BoundBy::Absent, second.record)
@@ -179,27 +180,27 @@ fn twins() {
     );
     let both = [high.clone(), low.clone()];
     // Nothing known: the lower port, by number and not by letter.
-    let fresh = bind(&both, None, None);
+    let fresh = bind(&both, None, None, "");
     assert_eq!((fresh.bound, fresh.by), (Some(low.clone()), BoundBy::LowerPort));
     assert_eq!(fresh.ambiguous, vec![high.clone()]);
     // The holder keeps it.
-    let held = bind(&both, Some(&high), Some(&record(Some("10"), None)));
+    let held = bind(&both, Some(&high), Some(&record(Some("10"), None)), "");
     assert_eq!((held.bound, held.by), (Some(high.clone()), BoundBy::Holder));
     // After an absence the last one has it.
-    let back = bind(&both, None, Some(&record(Some("10"), None)));
+    let back = bind(&both, None, Some(&record(Some("10"), None)), "");
     assert_eq!((back.bound, back.by), (Some(high.clone()), BoundBy::Record));
     // While the holder is away its twin does not get it ...
-    let away = bind(std::slice::from_ref(&low), None, held.record.as_ref());
+    let away = bind(std::slice::from_ref(&low), None, held.record.as_ref(), "");
     assert_eq!((away.bound, away.by), (None, BoundBy::HolderAway));
     assert_eq!((away.ambiguous, &away.record), (vec![low.clone()], &held.record));
     // ... and the holder comes back to it.
     let again = anchor("1-10", 9, "10", "0403:6001");
-    let back = bind(&[low.clone(), again.clone()], None, away.record.as_ref());
+    let back = bind(&[low.clone(), again.clone()], None, away.record.as_ref(), "");
     assert_eq!(back.bound, Some(again));
     // Moved into the holder's socket the twin is what was looked for.
     let moved = anchor("1-10", 11, "10", "0403:6001");
     assert_eq!(
-        bind(std::slice::from_ref(&moved), None, away.record.as_ref()).bound,
+        bind(std::slice::from_ref(&moved), None, away.record.as_ref(), "").bound,
         Some(moved)
     );
 }
@@ -210,13 +211,19 @@ fn a_serial_number_weighs_more_than_a_port() {
         anchor("1-2", 1, "2", "0403:6001:A"),
         anchor("1-3", 2, "3", "0403:6001:B"),
     );
-    let swapped = bind(&[a.clone(), b.clone()], None, Some(&record(Some("2"), Some("B"))));
+    let swapped = bind(
+        &[a.clone(), b.clone()],
+        None,
+        Some(&record(Some("2"), Some("B"))),
+        "",
+    );
     assert_eq!((swapped.bound, swapped.by), (Some(b), BoundBy::Record));
     // Another serial at the same port is another device.
     let other = bind(
         std::slice::from_ref(&a),
         None,
         Some(&record(Some("2"), Some("B"))),
+        "",
     );
     assert_eq!((other.bound, other.by), (Some(a), BoundBy::Only));
 }
@@ -230,13 +237,63 @@ fn both_halves_of_a_hub_are_one() {
         candidates(&config(text), &node)[0].anchor.clone()
     };
     let (slow, fast) = (half("1-2", 1, "2109:2817"), half("2-2", 2, "2109:0817"));
-    let both = bind(&[slow.clone(), fast.clone()], None, None);
+    let both = bind(&[slow.clone(), fast.clone()], None, None, "");
     assert_eq!((both.bound, both.ambiguous), (Some(slow.clone()), vec![]));
     // The holder's half stays, and the other stands in for one that went.
-    let held = bind(&[slow.clone(), fast.clone()], Some(&fast), None);
+    let held = bind(&[slow.clone(), fast.clone()], Some(&fast), None, "");
     assert_eq!(held.bound, Some(fast.clone()));
     assert_eq!(
-        bind(std::slice::from_ref(&slow), Some(&fast), held.record.as_ref()).bound,
+        bind(std::slice::from_ref(&slow), Some(&fast), held.record.as_ref(), "").bound,
         Some(slow)
     );
+}
+
+/// The administrator tells twins apart by editing the match: nobody was passed over for the new one.
+#[test]
+fn another_match_is_another_question() {
+    let (low, high) = (
+        anchor("1-2", 1, "2", "0403:6001"),
+        anchor("1-3", 2, "3", "0403:6001"),
+    );
+    let ids = "[alias.x]\nmatch.vendor = '0403'";
+    let with_port = "[alias.x]\nmatch = { vendor = '0403', port = '0000:00:14.0/3' }";
+    let keys = |text: &str| keys_text(config(text).aliases.values().next());
+    assert_eq!(keys(with_port), "vendor=\"0403\" port=\"0000:00:14.0/3\"");
+    let first = bind(&[low, high.clone()], None, None, &keys(ids));
+    let left = std::slice::from_ref(&high);
+    let same = bind(left, None, first.record.as_ref(), &keys(ids));
+    assert_eq!((same.bound, same.by), (None, BoundBy::HolderAway));
+    let other = bind(left, None, first.record.as_ref(), &keys(with_port));
+    assert_eq!((other.bound, other.by), (Some(high), BoundBy::Only));
+}
+
+#[test]
+fn what_alias_add_proposes() {
+    let shown = |node: &crate::model::HostNode, others: &[crate::model::HostNode]| {
+        let keys = crate::policy::propose(node, others);
+        let texts: Vec<String> = keys
+            .iter()
+            .map(|key| format!("{}={}", key.name(), key.expected()))
+            .collect();
+        texts.join(" ")
+    };
+    let serial = Usb::at("1-2", 1, "2", "0403:6001:A").node(1);
+    let same = Usb::at("1-3", 2, "3", "0403:6001:A").node(2);
+    let other = Usb::at("1-4", 3, "4", "0403:6001:B").node(3);
+    let none = Usb::at("1-5", 4, "5", "0403:6001").node(4);
+    let all = [serial.clone(), same, other.clone(), none.clone()];
+    assert_eq!(
+        shown(&serial, std::slice::from_ref(&serial)),
+        "vendor=0403 product=6001 serial=A"
+    );
+    assert_eq!(shown(&other, &all), "vendor=0403 product=6001 serial=B");
+    assert_eq!(
+        shown(&serial, &all),
+        "vendor=0403 product=6001 port=0000:00:14.0/2"
+    );
+    assert_eq!(shown(&none, &all), "vendor=0403 product=6001 port=0000:00:14.0/5");
+    let mut disk = bare("/devices/virtual/block/loop3", 3, "block", DevNum::block(7, 3));
+    assert_eq!(shown(&disk, &[]), "link=loop3");
+    disk.links = vec!["disk/a".parse().unwrap(), "disk/by-id/x".parse().unwrap()];
+    assert_eq!(shown(&disk, &[]), "link=disk/by-id/x");
 }

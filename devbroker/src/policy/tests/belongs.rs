@@ -15,7 +15,7 @@ fn bound(config: &Config, nodes: &[HostNode]) -> BTreeMap<AliasName, Anchor> {
         }
     }
     all.into_iter()
-        .filter_map(|(alias, anchors)| Some((alias, bind(&anchors, None, None).bound?)))
+        .filter_map(|(alias, anchors)| Some((alias, bind(&anchors, None, None, "").bound?)))
         .collect()
 }
 

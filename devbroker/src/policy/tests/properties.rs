@@ -157,7 +157,7 @@ fn anchors(config: &Config, nodes: &[HostNode]) -> BTreeMap<AliasName, Vec<Ancho
 fn bound(config: &Config, nodes: &[HostNode]) -> BTreeMap<AliasName, Anchor> {
     anchors(config, nodes)
         .into_iter()
-        .filter_map(|(alias, anchors)| Some((alias, bind(&anchors, None, None).bound?)))
+        .filter_map(|(alias, anchors)| Some((alias, bind(&anchors, None, None, "").bound?)))
         .collect()
 }
 
@@ -185,18 +185,18 @@ proptest! {
     fn a_binding_is_stable(config in configuration(), devices in prop::collection::vec(plugged(), 0..8), seed in any::<u64>()) {
         let nodes = host(&devices);
         for anchors in anchors(&config, &nodes).values() {
-            let first = bind(anchors, None, None);
+            let first = bind(anchors, None, None, "");
             let mut shuffled = anchors.clone();
             let len = shuffled.len();
             for at in 0..len {
                 let other = usize::try_from(seed.rotate_left(u32::try_from(at).unwrap()) % u64::try_from(len).unwrap()).unwrap();
                 shuffled.swap(at, other);
             }
-            prop_assert_eq!(&bind(&shuffled, None, None), &first);
+            prop_assert_eq!(&bind(&shuffled, None, None, ""), &first);
             let anchor = first.bound.clone().unwrap();
             prop_assert!(anchors.contains(&anchor));
             for (holder, record) in [(Some(&anchor), None), (None, first.record.as_ref()), (Some(&anchor), first.record.as_ref())] {
-                let again = bind(&shuffled, holder, record);
+                let again = bind(&shuffled, holder, record, "");
                 prop_assert_eq!(again.bound.as_ref(), Some(&anchor));
                 prop_assert_eq!(&again.record, &first.record);
                 prop_assert_eq!(&again.ambiguous, &first.ambiguous);
@@ -210,11 +210,11 @@ proptest! {
     fn a_replug_hands_nothing_over(config in configuration(), devices in prop::collection::vec(plugged(), 0..8)) {
         let nodes = host(&devices);
         for anchors in anchors(&config, &nodes).values() {
-            let first = bind(anchors, None, None);
+            let first = bind(anchors, None, None, "");
             let holder = first.bound.unwrap();
             let gone = |anchor: &Anchor| anchor.syspath.is_within(&holder.device) || anchor.is_same(&holder);
             let left: Vec<Anchor> = anchors.iter().filter(|anchor| !gone(anchor)).cloned().collect();
-            let away = bind(&left, Some(&holder), first.record.as_ref());
+            let away = bind(&left, Some(&holder), first.record.as_ref(), "");
             if let Some(taker) = &away.bound {
                 // Only what the holder covered itself, a device behind a hub of its own kind, is as good as the holder.
                 prop_assert!(!first.ambiguous.contains(taker));
@@ -225,7 +225,7 @@ proptest! {
             back.incarnation.0 += 1_000_000;
             let mut all = left;
             all.push(back.clone());
-            let again = bind(&all, None, away.record.as_ref());
+            let again = bind(&all, None, away.record.as_ref(), "");
             prop_assert_eq!(again.bound, Some(back));
         }
     }
@@ -329,7 +329,7 @@ fn records_are_bounded() {
     let anchors = anchors(&config, &host(&devices)).into_values().next().unwrap();
     let Binding {
         record, ambiguous, ..
-    } = bind(&anchors, None, None);
+    } = bind(&anchors, None, None, "");
     assert_eq!((anchors.len(), ambiguous.len()), (27, 26));
     assert_eq!(record.unwrap().passed.len(), AliasRecord::MAX_PASSED);
 }
