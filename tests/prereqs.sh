@@ -11,8 +11,16 @@ rust_is_new_enough() {
     [ "$(printf '%s\n' 1.85.0 "$version" | sort -V | head -n1)" = 1.85.0 ]
 }
 
+updated=
+update() { # once; a fresh system has no lists at all
+  [ -n "$updated" ] || [ "$(id -u)" != 0 ] || apt-get update -q
+  updated=1
+}
+offered_rust() { apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: //p'; }
+
 if ! rust_is_new_enough; then
-  offered=$(apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: //p')
+  offered=$(offered_rust)
+  [ -n "$offered" ] || { update && offered=$(offered_rust); }
   if [ -z "${version:-}" ] && [ -n "$offered" ] && [ "$offered" != "(none)" ] && dpkg --compare-versions "$offered" ge 1.85; then
     need="$need cargo rustc rustfmt rust-clippy"
   else
@@ -48,6 +56,6 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing:$need"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -q
+update
 # shellcheck disable=SC2086 # a list of words
 apt-get install -q -y --no-install-recommends $need

@@ -127,7 +127,9 @@ fn counted(arguments: &[&str], out: &mut impl Write) -> Result<Tally> {
             tally.failed += failed;
         }
         // Of those that pass the sum is enough.
-        if !line.ends_with("... ok") && !line.is_empty() {
+        let quiet =
+            line.ends_with("... ok") || line.starts_with("test result: ok") || line.starts_with("running ");
+        if !quiet && !line.is_empty() {
             writeln!(out, "{line}")?;
             out.flush()?;
         }
