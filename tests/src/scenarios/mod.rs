@@ -11,6 +11,7 @@ mod replug_printer;
 mod replug_scanner;
 mod serial_stick;
 mod usb_fixtures;
+mod varlink_cli;
 
 use anyhow::Result;
 
@@ -44,4 +45,24 @@ pub const ALL: &[Scenario] = &[
     scenario("serial-stick", "a stick comes back as ttyUSB1; the alias follows, the other stick is invisible", serial_stick::run),
     scenario("machine", "commands, files, the probe, installing, a disk that outlives reboots", machine::run),
     scenario("usb-fixtures", "printer, scanner, serial ports, sticks, hub and disk work with real udev", usb_fixtures::run),
+    Scenario {
+        name: "ctm-basic",
+        about: "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left",
+        run: ctm_basic::run,
+    },
+    Scenario {
+        name: "machine",
+        about: "commands, files, the probe, installing, a disk that outlives reboots",
+        run: machine::run,
+    },
+    Scenario {
+        name: "usb-fixtures",
+        about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
+        run: usb_fixtures::run,
+    },
+    Scenario {
+        name: "varlink-cli",
+        about: "every command of devbroker, and varlinkctl, against the daemon under systemd",
+        run: varlink_cli::run,
+    },
 ];
