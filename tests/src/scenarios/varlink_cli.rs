@@ -32,7 +32,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     vm.install()?;
     without_a_daemon(&vm)?;
     starts_on_demand(&vm)?;
-    vm.ok("ctm create office --tar /srv/rootfs.tar && ctm start office")?;
+    vm.ok("ctm create office --tar /srv/rootfs.tar --init /bin/sleep 1000000 && ctm start office")?;
     let printer = Printer::new(&vm, "laserjet", "LJ1018", 0)?;
     let following = vm.start_job("exec devbroker events -f -n 0 --json")?;
     printer.plug(Controller::First)?;
