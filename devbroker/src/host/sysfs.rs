@@ -302,15 +302,15 @@ impl Reader {
             .read_to_end(&mut bytes)
             .map_err(failed("read", &path))?;
         let record = udev_record::parse(&bytes);
-        let Some(initialized) = record.initialized else {
-            return Ok(None);
+        let is_done = match record.initialized {
+            // An event of the number's former device may have rewritten its record since; what stays then is when udev
+            // first was done with that one.
+            Some(initialized) => !busy || born.is_some_and(|born| began_after(initialized, born)),
+            // Of a device that no rule has anything to say about (a printer's lp0) the record is there and empty. It
+            // goes with the device's removal, so whose it is can be told only when udev has nothing left to do.
+            None => !busy && bytes.is_empty(),
         };
-        // An event of the number's former device may have rewritten its record since; what stays then is when udev
-        // first was done with that one.
-        if busy && !born.is_some_and(|born| began_after(initialized, born)) {
-            return Ok(None);
-        }
-        Ok(Some(record.properties))
+        Ok(is_done.then_some(record.properties))
     }
 
     /// The node's own directory as a device, without the attributes that belong to this node alone.

@@ -333,6 +333,23 @@ fn a_scan_leaves_what_udev_is_not_done_with() {
     assert_eq!(loop0.devnum, DevNum::block(7, 0));
 }
 
+/// udev has nothing to say about a printer's node, and writes just that.
+#[test]
+fn an_empty_record_is_one_once_udev_is_idle() {
+    let host = Host::new();
+    host.node("/devices/virtual/usbmisc/lp0", "usbmisc", "180:0", "usb/lp0", &[]);
+    host.record("c180:0", "");
+    let mut reader = host.reader();
+    let scan = reader.enumerate().unwrap();
+    assert_eq!((scan.nodes.len(), scan.pending.len()), (1, 0));
+    fs::write(host.dir.path().join("udev/queue"), "").unwrap();
+    let scan = reader.enumerate().unwrap();
+    assert_eq!(
+        (scan.nodes.len(), scan.pending, scan.again),
+        (0, vec![sys("/devices/virtual/usbmisc/lp0")], true)
+    );
+}
+
 #[test]
 fn while_udev_is_busy_a_record_of_unknown_age_counts_for_nothing() {
     let host = Host::new();
