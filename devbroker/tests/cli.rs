@@ -559,14 +559,14 @@ fn check_tells_every_fault_without_a_daemon() {
         "./bad.toml:2:11: error: ",
         "./binary.toml:1:",
         "./huge.toml: error: the file has 10400000 bytes, more than 1048576",
-        "./good.toml:1: error: alias `stick` is already at ./dup.toml:1",
+        "./good.toml:1:1: error: alias `stick` is already at ./dup.toml:1",
     ] {
         assert!(out.contains(part), "{part} in:\n{out}");
     }
     assert!(!out.contains("notes.txt"));
     let (code, out, _) = check(&["absent.toml"]);
     assert!(
-        code == 1 && out.contains("absent.toml: error: cannot be read: No such file"),
+        code == 1 && out.contains("absent.toml: error: cannot read the file: No such file"),
         "{out}"
     );
     let (code, out, _) = check(&["--json", "bad.toml", "good.toml"]);

@@ -8,8 +8,7 @@ use devbroker::daemon::Paths;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What `--json` prints.
@@ -68,28 +67,18 @@ fn check(paths: &[PathBuf]) -> Report {
 }
 
 fn read(path: &Path) -> (Option<FileConfig>, Vec<Diagnostic>) {
-    // One byte more than may be tells that it is too long; a special file may be endless.
-    let limit = MAX_FILE as u64 + 1;
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| {
-        let length = file.metadata()?.len();
-        file.take(limit).read_to_end(&mut bytes)?;
-        Ok(length)
-    });
-    match read {
-        Ok(length) if length > MAX_FILE as u64 => {
-            let message = format!("the file has {length} bytes, more than {MAX_FILE}");
-            let help = "split it into several files of the same folder";
-            (None, vec![Diagnostic::of_file(path, message).help(help)])
-        }
-        Ok(_) => {
+    let length = path.metadata().map_or(0, |about| about.len());
+    if length > MAX_FILE as u64 {
+        let message = format!("the file has {length} bytes, more than {MAX_FILE}");
+        let help = "split it into several files of the same folder";
+        return (None, vec![Diagnostic::of_file(path, message).help(help)]);
+    }
+    match config::read_file(path) {
+        Ok(bytes) => {
             let (file, faults) = config::parse_file(path, &bytes);
             (Some(file), faults)
         }
-        Err(error) => (
-            None,
-            vec![Diagnostic::of_file(path, format!("cannot be read: {error}"))],
-        ),
+        Err(fault) => (None, vec![*fault]),
     }
 }
 

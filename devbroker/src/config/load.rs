@@ -326,7 +326,7 @@ pub fn is_configuration(name: &str) -> bool {
 
 /// Reads a configuration file: an ordinary one, or `/dev/null`, which is how a file is masked. No more than one byte
 /// beyond the limit is read, and a FIFO does not hold anybody up.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
     let fault = |error: io::Error| {
         let fault = Diagnostic::of_file(path, format!("cannot read the file: {error}"));
         Box::new(fault.help("its last good copy stays in force, if there is one"))

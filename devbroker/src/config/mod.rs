@@ -14,7 +14,7 @@ mod table;
 
 pub use diagnostic::{Diagnostic, Excerpt, Severity, Source};
 pub use draft::{FileConfig, Place, SettingsDraft};
-pub use load::{FileState, FileStatus, Loaded, Loader, is_configuration};
+pub use load::{FileState, FileStatus, Loaded, Loader, is_configuration, read_file};
 pub use merge::merge;
 pub use parse::{MAX_FILE, parse_file, parse_file_in};
 

@@ -1,7 +1,8 @@
 //! What a file says, and every fault it can have.
 
 use super::*;
-use crate::config::{Match, Origin};
+use crate::config::{Grant, Looks, Match, NodeRule};
+use crate::model::{Access, UserRef};
 
 fn parse(text: &str) -> FileConfig {
     let (file, faults) = parse_file(Path::new("a.toml"), text.as_bytes());
