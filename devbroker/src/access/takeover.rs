@@ -54,7 +54,8 @@ pub struct Unit {
 }
 
 /// Who owns a program that we displace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Owner {
     /// The container's runtime.
     Runtime,

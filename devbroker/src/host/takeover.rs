@@ -40,9 +40,6 @@ pub enum TakeOverError {
     /// The record says that systemd was told, and there is no systemd now.
     #[error("the device rules of {0} cannot be put back without systemd; connect to the system bus first")]
     NeedsSystemd(String),
-    /// systemd has a device program on the unit although it was told to have none.
-    #[error("systemd still has a device program on {0} after it was told to have none")]
-    StillThere(String),
     /// The runtime's rules cannot be carried over.
     #[error("the container {id} of {runtime} cannot be taken over: {source}")]
     Rules {
@@ -194,10 +191,7 @@ impl TakeOver {
                     .displace
                     .iter()
                     .filter(|displace| unit.is_none() || displace.owner == Owner::Runtime)
-                    .map(|displace| Old {
-                        up: displace.up,
-                        program: displace.program,
-                    })
+                    .map(Old::from)
                     .collect(),
                 unit,
                 tell: systemd.is_some(),
@@ -292,11 +286,16 @@ impl TakeOver {
         systemd
             .set_device_rules(&unit.name, DeviceRules::none())
             .map_err(cannot_tell(unit))?;
-        if self.systemds(unit)?.is_empty() {
-            Ok(())
-        } else {
-            Err(TakeOverError::StillThere(unit.name.clone()))
+        // Where no other unit of the slice has device rules, systemd (257) forgets the unit's program without taking it off.
+        let path = self.path(unit.up);
+        for id in self.systemds(unit)? {
+            let program = bpf::program_by_id(id).map_err(failed("find a program of", &path))?;
+            match bpf::detach(self.open(unit.up)?.as_fd(), program.as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(failed("take systemd's device program off", &path))?,
+            }
         }
+        Ok(())
     }
 
     /// Ids of systemd's programs on the unit.
@@ -359,33 +358,32 @@ impl TakeOver {
         // Ours is there, so the container has a runtime whose rules are ours by now.
         let runtime = Some(crate::access::oci::Runtime::Crun);
         let plan = decide(&Situation { levels, runtime })?;
+        let mut fresh = Vec::new();
         for displace in &plan.displace {
             done.displaced.push(displace.program);
             if !self.record.ours.contains(&displace.up) {
                 self.record.ours.push(displace.up);
             }
-            let told = displace.owner == Owner::Systemd && systemd.is_some();
-            if told {
+            if displace.owner == Owner::Systemd && systemd.is_some() {
                 if let (None, Some(unit), Some(systemd)) = (&self.record.unit, &plan.unit, systemd) {
                     let rules = systemd.device_rules(&unit.name).map_err(cannot_tell(unit))?;
                     self.record.unit = Some((unit.clone(), rules));
                 }
             } else {
-                // The newest word of that owner is what it gets back.
-                let old = Old {
-                    up: displace.up,
-                    program: displace.program,
-                };
-                if !self.record.old.contains(&old) {
-                    let program = bpf::program_by_id(old.program)
-                        .map_err(failed("find a program of", &self.record.dir))?;
-                    self.pin_old(&old, &program)?;
-                    self.record.old.push(old);
-                }
+                let old = Old::from(displace);
+                let program =
+                    bpf::program_by_id(old.program).map_err(failed("find a program of", self.dir()))?;
+                self.pin_old(&old, &program)?;
+                fresh.push(old);
             }
         }
         if !plan.displace.is_empty() {
+            let stale = self.record.supersede(fresh);
             self.record.write(&self.file)?;
+            for old in stale {
+                let path = self.record.dir.join(old.pin());
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
         }
         for up in self.record.ours.clone() {
             let cgroup = self.open(up)?;

@@ -3,6 +3,9 @@
 //! systemd (257) tells nobody on the bus of a property that is written; but it keeps it in a drop-in below `/run` or `/etc`, so
 //! those folders are watched as well.
 //!
+//! An engine that writes properties puts its own program on the cgroup afterwards, which nobody tells: so each such event comes
+//! again a little later ([`ECHOES`]).
+//!
 //! One thread with its own connection to the system bus serves all. Calls block the caller, for at most [`LIMIT`] each, so
 //! they belong on a worker's thread and never on the daemon's own.
 
@@ -17,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
 use zbus::export::ordered_stream::OrderedStreamExt;
 use zbus::message::Type;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
@@ -24,6 +28,9 @@ use zbus::{Connection, MatchRule, Message, MessageStream};
 
 /// How long systemd may take to answer.
 pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long after a unit's change it is told again.
+pub const ECHOES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];
 
 /// Where systemd keeps what was set at run time, `UNIT.d` in each (`unit_drop_in_dir`): transient units in the first.
 const DROP_INS: [&str; 3] = [
@@ -236,14 +243,27 @@ async fn work(
     mut drop_ins: DropIns,
     on_event: &dyn Fn(Event),
 ) {
+    let mut echoes = BTreeSet::new();
     loop {
+        let next: Option<Instant> = echoes.first().map(|(at, _)| *at);
         tokio::select! {
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                if let Some((_, unit)) = echoes.pop_first() {
+                    on_event(Event::Unit(unit));
+                }
+            }
             request = inbox.recv() => {
                 let Some((request, answer)) = request else { return };
                 // Who asked may have gone; that is no error.
                 answer.send(serve_one(connection, &mut drop_ins, request).await).ok();
             }
-            units = drop_ins.changed() => units.into_iter().map(Event::Unit).for_each(on_event),
+            units = drop_ins.changed() => {
+                let now = Instant::now();
+                // Of those that are due anyway, only the new ones count: a storm of writes makes no storm of echoes.
+                echoes.retain(|(_, unit)| !units.contains(unit));
+                echoes.extend(units.iter().flat_map(|unit| ECHOES.map(|after| (now + after, unit.clone()))));
+                units.into_iter().map(Event::Unit).for_each(on_event);
+            }
             message = stream.next() => {
                 let Some(Ok(message)) = message else {
                     on_event(Event::Disconnected);

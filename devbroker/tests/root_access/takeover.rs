@@ -231,6 +231,10 @@ fn reasserted() {
 
     drop(take_over);
     stage.reopen().restore(None).unwrap();
+    let ids: Vec<Vec<u32>> = [&runtimes, &systemds]
+        .map(|program| vec![bpf::program_info(program.as_fd()).unwrap().id])
+        .into();
+    assert_eq!(stage.programs(), ids[..], "each owner's newest");
     assert_eq!(stage.container.access(STICK), Access::MKNOD);
     confined(&stage.container);
     stage.nothing_of_ours();

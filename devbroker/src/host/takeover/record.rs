@@ -1,7 +1,7 @@
 //! What is written down of a take-over before anything is changed.
 
 use super::{TakeOverError, failed};
-use crate::access::takeover::Unit;
+use crate::access::takeover::{Displace, Owner, Unit};
 use crate::host::unit_rules::DeviceRules;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -33,6 +33,17 @@ pub(super) struct Record {
 pub(super) struct Old {
     pub(super) up: usize,
     pub(super) program: u32,
+    pub(super) owner: Owner,
+}
+
+impl From<&Displace> for Old {
+    fn from(displace: &Displace) -> Self {
+        Self {
+            up: displace.up,
+            program: displace.program,
+            owner: displace.owner,
+        }
+    }
 }
 
 impl Old {
@@ -42,6 +53,23 @@ impl Old {
 }
 
 impl Record {
+    /// Takes in programs that came later. What an owner puts on a level anew stands for what it had there before: that one is
+    /// returned, and is not to be put back.
+    pub(super) fn supersede(&mut self, fresh: Vec<Old>) -> Vec<Old> {
+        let by_fresh = |old: &Old| {
+            let same = |new: &Old| (new.up, new.owner) == (old.up, old.owner);
+            fresh.iter().any(same) && !fresh.contains(old)
+        };
+        let (stale, kept) = std::mem::take(&mut self.old).into_iter().partition(by_fresh);
+        self.old = kept;
+        for new in fresh {
+            if !self.old.contains(&new) {
+                self.old.push(new);
+            }
+        }
+        stale
+    }
+
     /// The record in `file`.
     pub(super) fn read(file: &Path) -> Result<Self, TakeOverError> {
         let bytes = fs::read(file).map_err(failed("read", file))?;
@@ -57,5 +85,43 @@ impl Record {
             fs::rename(&temporary, file)
         };
         write().map_err(failed("write", file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_word_of_an_owner() {
+        let old = |up, program, owner| Old { up, program, owner };
+        let mut record = Record {
+            cgroup: "/x".into(),
+            dir: "/y".into(),
+            ours: vec![0, 1],
+            old: vec![
+                old(0, 1, Owner::Runtime),
+                old(0, 2, Owner::Runtime),
+                old(0, 3, Owner::Systemd),
+                old(1, 4, Owner::Systemd),
+            ],
+            unit: None,
+            tell: false,
+            confined: true,
+        };
+        assert_eq!(
+            record.supersede(vec![old(0, 2, Owner::Runtime), old(0, 9, Owner::Runtime)]),
+            [old(0, 1, Owner::Runtime)]
+        );
+        assert_eq!(
+            record.old,
+            [
+                old(0, 2, Owner::Runtime),
+                old(0, 3, Owner::Systemd),
+                old(1, 4, Owner::Systemd),
+                old(0, 9, Owner::Runtime)
+            ]
+        );
+        assert_eq!(record.supersede(vec![]), []);
     }
 }
