@@ -94,7 +94,7 @@ impl Vm {
     fn wake(&self) -> Result<()> {
         self.qemu()
             .agent
-            .hello(Duration::from_secs(180))
+            .hello(Duration::from_secs(400))
             .with_context(|| format!("the machine does not come up; its console:\n{}", self.console()))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -234,7 +234,7 @@ impl Vm {
         ensure!(self.0.kept, "a restored machine cannot boot again: use Lab::boot");
         self.start_job("systemctl --no-block start poweroff.target")?;
         self.qemu_mut()
-            .wait(Duration::from_secs(180))
+            .wait(Duration::from_secs(400))
             .with_context(|| format!("console:\n{}", self.console()))
     }
 

@@ -122,8 +122,8 @@ fn save(image: &Image, agent: &Path, folder: &Path) -> Result<()> {
     )?;
     let settled = qemu
         .agent
-        .hello(Duration::from_secs(180))
-        .and_then(|()| qemu.agent.start(SETTLE)?.wait(Duration::from_secs(180)))
+        .hello(Duration::from_secs(400))
+        .and_then(|()| qemu.agent.start(SETTLE)?.wait(Duration::from_secs(400)))
         .with_context(|| format!("console:\n{}", fs::read_to_string(&console).unwrap_or_default()))?;
     ensure!(settled.success(), "the machine does not settle: {settled:?}");
     let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
