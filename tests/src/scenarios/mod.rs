@@ -6,7 +6,9 @@ mod disk_partitions;
 mod four_ports;
 mod hub;
 mod identical_twins;
+mod kept_node;
 mod machine;
+mod minor_reuse;
 mod replug_printer;
 mod replug_scanner;
 mod serial_stick;
@@ -40,29 +42,12 @@ pub const ALL: &[Scenario] = &[
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
     scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
+    scenario("kept-node", "a hard link and a descriptor that root inside keeps open nothing after unplug", kept_node::run),
+    scenario("minor-reuse", "another device gets the number: refused inside, however the node came there", minor_reuse::run),
     scenario("replug-printer", "a printer comes back as lp1 with the mode, owner and ACL set inside, and prints", replug_printer::run),
     scenario("replug-scanner", "a scanner replugged twenty times on two controllers: true path and alias right", replug_scanner::run),
     scenario("serial-stick", "a stick comes back as ttyUSB1; the alias follows, the other stick is invisible", serial_stick::run),
+    scenario("varlink-cli", "every command of devbroker, and varlinkctl, against the daemon under systemd", varlink_cli::run),
     scenario("machine", "commands, files, the probe, installing, a disk that outlives reboots", machine::run),
     scenario("usb-fixtures", "printer, scanner, serial ports, sticks, hub and disk work with real udev", usb_fixtures::run),
-    Scenario {
-        name: "ctm-basic",
-        about: "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left",
-        run: ctm_basic::run,
-    },
-    Scenario {
-        name: "machine",
-        about: "commands, files, the probe, installing, a disk that outlives reboots",
-        run: machine::run,
-    },
-    Scenario {
-        name: "usb-fixtures",
-        about: "printer, scanner, serial ports, sticks, hub and disk work with real udev",
-        run: usb_fixtures::run,
-    },
-    Scenario {
-        name: "varlink-cli",
-        about: "every command of devbroker, and varlinkctl, against the daemon under systemd",
-        run: varlink_cli::run,
-    },
 ];
