@@ -1,6 +1,7 @@
 //! The scenarios: each a function that is given a lab, makes machines in it and
 //! says what must hold there.
 
+mod boot;
 mod ctm_basic;
 mod disk_partitions;
 mod four_ports;
@@ -12,6 +13,7 @@ mod minor_reuse;
 mod replug_printer;
 mod replug_scanner;
 mod serial_stick;
+mod stopped_then_started;
 mod usb_fixtures;
 mod varlink_cli;
 
@@ -38,6 +40,11 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Lab) -> Resu
 #[rustfmt::skip]
 pub const ALL: &[Scenario] = &[
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
+    scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
+    scenario("host-reboot", "mode, owner and ACL set inside are there after a reboot of the machine", boot::host_reboot),
+    scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
+    scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),
+    scenario("absent-then-plugged", "the container starts while its device is away", stopped_then_started::absent_then_plugged),
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
