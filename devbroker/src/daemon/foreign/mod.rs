@@ -16,12 +16,14 @@ use super::served::Served;
 use super::state::State;
 use crate::api::{ApiError, Attach, AttachPid, EventKind, EventView};
 use crate::host::namespace::{Job, Outcome, Report, Target, Task, Workers};
+use crate::host::process;
 use crate::host::unit_rules::Event;
 use crate::model::{ContainerRef, InstanceId, NodePath, Registration};
 use crate::permissions::root_of;
 use crate::server::ReplyTo;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -81,7 +83,14 @@ impl Foreign {
     pub(super) fn adopt(paths: &Paths, registration: &Registration) -> std::io::Result<Self> {
         let files = Files::new(paths, &registration.instance);
         let root = root_of(&registration.uid_map, &registration.gid_map).map_err(std::io::Error::other)?;
-        let target = Target::hold(registration.instance.clone(), registration.pid, root)?;
+        let process =
+            process::hold(registration.pid, registration.pid_start).map_err(std::io::Error::other)?;
+        let target = Target {
+            instance: registration.instance.clone(),
+            pid: registration.pid,
+            process: Arc::new(process),
+            root,
+        };
         let linked = std::fs::read(&files.links)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())

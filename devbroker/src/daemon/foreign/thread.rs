@@ -127,6 +127,10 @@ pub(super) fn take_in(
     }
     let uid_map = id_map(&format!("/proc/{pid}/uid_map"))?;
     let gid_map = id_map(&format!("/proc/{pid}/gid_map"))?;
+    // A held process keeps its number only while it lives: what was read is its own if it still does.
+    if process::started(pid).map_err(gone)? != start {
+        return Err(gone(ProcessError::Another { pid }));
+    }
     let read = |path: &Path| {
         let path = path.to_owned();
         move |source| AttachError::Read { path, source }
