@@ -195,7 +195,18 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<Command> {
 }
 
 fn build() -> Result<()> {
-    let programs = cargo(&["build", "--quiet", "-p", "devbroker", "-p", "ctm", "--bins"])?;
+    let programs = cargo(&[
+        "build",
+        "--quiet",
+        "-p",
+        "devbroker",
+        "-p",
+        "ctm",
+        "--bins",
+        // Scenario broker-killed needs them; without the variable they do nothing.
+        "--features",
+        "devbroker/fail-points",
+    ])?;
     // For the machine and for containers, whatever libraries they have.
     let mut guest = cargo(&[
         "build",

@@ -2,6 +2,7 @@
 //! says what must hold there.
 
 mod boot;
+mod broker_killed;
 mod ctm_basic;
 mod disk_partitions;
 mod four_ports;
@@ -39,6 +40,7 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Lab) -> Resu
 /// All scenarios, in the order in which they run: long ones first. A line each, so that two branches merge.
 #[rustfmt::skip]
 pub const ALL: &[Scenario] = &[
+    scenario("broker-killed", "killed before and after each effect in turn, restarted: the same end, nothing left over", broker_killed::run),
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("host-reboot", "mode, owner and ACL set inside are there after a reboot of the machine", boot::host_reboot),
