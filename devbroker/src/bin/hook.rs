@@ -16,15 +16,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = Arguments::of(env::args_os());
-    let properties: Vec<(OsString, OsString)> = env::vars_os().collect();
-    let datagram = encode(
-        arguments.container.as_deref(),
-        properties
-            .iter()
-            .map(|(key, value)| (key.as_bytes(), value.as_bytes())),
-    );
-    // Nobody to tell: the daemon looks at everything when it starts, and udev is not to be told either.
-    drop(send(&arguments.socket, datagram.as_deref()));
+    // By hand, without an event, there is only something to wait for.
+    if env::var_os("ACTION").is_some() {
+        tell(&arguments);
+    }
     if !arguments.wait {
         return ExitCode::SUCCESS;
     }
@@ -35,6 +30,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Sends the environment, which is udev's properties.
+fn tell(arguments: &Arguments) {
+    let properties: Vec<(OsString, OsString)> = env::vars_os().collect();
+    let datagram = encode(
+        arguments.container.as_deref(),
+        properties
+            .iter()
+            .map(|(key, value)| (key.as_bytes(), value.as_bytes())),
+    );
+    // Nobody to tell: the daemon looks at everything when it starts, and udev is not to be told either.
+    drop(send(&arguments.socket, datagram.as_deref()));
 }
 
 /// Waits until the daemon is through with the device in the environment, or without one with all it knows.

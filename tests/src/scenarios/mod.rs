@@ -5,16 +5,21 @@ mod boot;
 mod broker_killed;
 mod ctm_basic;
 mod disk_partitions;
+mod fast_replug;
 mod four_ports;
+mod hook_only;
 mod hub;
 mod identical_twins;
 mod kept_node;
+mod lost_events;
 mod machine;
 mod minor_reuse;
 mod replug_printer;
 mod replug_scanner;
+mod rule_alias;
 mod serial_stick;
 mod stopped_then_started;
+mod slow_udev;
 mod usb_fixtures;
 mod varlink_cli;
 
@@ -41,6 +46,31 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Lab) -> Resu
 #[rustfmt::skip]
 pub const ALL: &[Scenario] = &[
     scenario("broker-killed", "killed before and after each effect in turn, restarted: the same end, nothing left over", broker_killed::run),
+    Scenario {
+        name: "fast-replug",
+        about: "removal and arrival overlap in udev's queue; a device returns under another id",
+        run: fast_replug::run,
+    },
+    Scenario {
+        name: "slow-udev",
+        about: "udev is held up while another device takes the number",
+        run: slow_udev::run,
+    },
+    Scenario {
+        name: "rule-alias",
+        about: "an alias that a udev rule set at `add` holds while the device stays",
+        run: rule_alias::run,
+    },
+    Scenario {
+        name: "lost-events",
+        about: "the receive buffer overflows while devices come and go",
+        run: lost_events::run,
+    },
+    Scenario {
+        name: "hook-only",
+        about: "the broker does not listen to udev, the hook carries everything",
+        run: hook_only::run,
+    },
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("host-reboot", "mode, owner and ACL set inside are there after a reboot of the machine", boot::host_reboot),

@@ -1,0 +1,99 @@
+//! The receive buffer overflows while devices come and go: the broker knows that it has lost events, looks at everything
+//! again and has it right.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::vm::{Broker, Container, Controller, Gadget, Lab, Stick, Users, Vm};
+
+const CONFIGURATION: &str = r#"
+[daemon]
+receive_buffer = 2048
+
+[alias.stick]
+match = { serial = "A1" }
+
+[alias.scanner]
+match = { vendor = "04b8", product = "011f" }
+
+[[grant]]
+alias = "stick"
+container = "ctm:c"
+path = "stick"
+
+[[grant]]
+alias = "scanner"
+container = "ctm:c"
+path = "scanner"
+"#;
+
+const STORM: &str = "for i in $(seq 1000); do echo change >/sys/class/tty/ttyS0/uevent; echo change >/sys/class/mem/null/uevent; done";
+
+pub(super) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.restore()?;
+    let container = Container::create(&vm, "c", Users::Own)?;
+    let broker = Broker::start(&vm, CONFIGURATION)?;
+    container.start()?;
+    let stick = Stick::new(&vm, "stick", Some("A1"))?;
+    let scanner = Gadget::scanner(&vm, "epson")?;
+    let (_, line) = stick.plug("1")?;
+    broker.settle()?;
+    ensure!(container.open("/dev/stick")?.starts_with("ok char 188:0"));
+
+    // It hears nothing while one device goes and another comes.
+    let lost = lost(&vm)?;
+    vm.ok("pkill -STOP -x devbroker")?;
+    vm.ok(STORM)?;
+    stick.unplug()?;
+    vm.wait_gone("/dev/ttyUSB0")?;
+    drop(line);
+    let plugged = scanner.plug(Controller::First)?;
+    vm.ok(STORM)?;
+    vm.settle()?;
+    vm.ok("pkill -CONT -x devbroker")?;
+    vm.until("devbroker events -n 1000 | grep -q lost")?;
+    broker.settle()?;
+    let now = self::lost(&vm)?;
+    ensure!(now > lost, "{lost} losses before, {now} after");
+    right(&container, "ENOENT", plugged.usb())?;
+
+    // And while it hears what it can.
+    let storm = vm.start_job(STORM)?;
+    scanner.unplug()?;
+    vm.wait_gone(plugged.usb())?;
+    let plugged = scanner.plug(Controller::Second)?;
+    let (_, _line) = stick.plug("1")?;
+    ensure!(storm.wait(std::time::Duration::from_secs(300))?.success());
+    vm.settle()?;
+    vm.until("ctm exec c -- probe open /dev/stick && ctm exec c -- probe open /dev/scanner")?;
+    broker.settle()?;
+    right(&container, "ok char 188:0", plugged.usb())
+}
+
+/// How often the broker has lost events.
+fn lost(vm: &Vm) -> Result<u64> {
+    let status: Value = serde_json::from_str(&vm.ok("devbroker status --json")?)?;
+    let lost = status
+        .get("events_lost")
+        .or_else(|| status.pointer("/status/events_lost"));
+    lost.and_then(Value::as_u64)
+        .with_context(|| format!("no events_lost in {status}"))
+}
+
+fn right(container: &Container, stick: &str, scanner: &str) -> Result<()> {
+    let seen = container.open("/dev/stick")?;
+    ensure!(seen.starts_with(stick), "{seen}");
+    let seen = container.open(scanner)?;
+    ensure!(
+        seen.starts_with("ok char 189:") && container.open("/dev/scanner")? == seen,
+        "{seen}"
+    );
+    let found = container.ok("find /dev/bus -type c | wc -l")?;
+    let wanted = if stick == "ENOENT" { "1" } else { "2" };
+    ensure!(
+        found == wanted,
+        "{found} bus nodes: {}",
+        container.ok("find /dev/bus -type c")?
+    );
+    Ok(())
+}
