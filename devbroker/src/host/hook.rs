@@ -9,7 +9,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind,
-    recvmsg, sendto, setsockopt, socket, sockopt,
+    connect, recvmsg, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 use std::fs;
@@ -37,6 +37,9 @@ pub enum HookError {
         /// Why.
         source: io::Error,
     },
+    /// A daemon has it.
+    #[error("a daemon listens for the udev hook at {} already; stop it first (`systemctl stop devbroker.socket devbroker.service`)", .0.display())]
+    Taken(PathBuf),
     /// The socket could not be read.
     #[error("cannot read the udev hook's messages: {0}")]
     Receive(io::Error),
@@ -147,7 +150,7 @@ pub struct HookSocket {
 }
 
 impl HookSocket {
-    /// Listens at `path`, in place of a former daemon. Only root can send.
+    /// Listens at `path`, in place of a former daemon that is no more. Only root can send.
     pub fn listen(path: &Path) -> Result<Self, HookError> {
         let failed = |step| {
             let path = path.to_owned();
@@ -164,9 +167,14 @@ impl HookSocket {
             None,
         )
         .map_err(failed("socket"))?;
-        setsockopt(&socket, sockopt::PassCred, &true).map_err(failed("credentials"))?;
         // Before the bind: the file is never there with another mode (`net/unix/af_unix.c`, unix_bind_bsd).
         fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed("mode"))?;
+        let address = UnixAddr::new(path).map_err(failed("address"))?;
+        if connect(socket.as_raw_fd(), &address).is_ok() {
+            return Err(HookError::Taken(path.into()));
+        }
+        // Not before: to connect would give it an address of its own then.
+        setsockopt(&socket, sockopt::PassCred, &true).map_err(failed("credentials"))?;
         match fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(HookError::Listen {
@@ -177,7 +185,6 @@ impl HookSocket {
             }
             Ok(()) | Err(_) => {}
         }
-        let address = UnixAddr::new(path).map_err(failed("address"))?;
         bind(socket.as_raw_fd(), &address).map_err(failed("bind"))?;
         Ok(Self {
             socket,
@@ -329,8 +336,10 @@ mod tests {
             send(&path, encode(None, ADD).as_deref()).is_err(),
             "nobody listens"
         );
-        let mut former = HookSocket::listen(&path).unwrap();
+        drop(HookSocket::listen(&path).unwrap());
         let mut socket = HookSocket::listen(&path).unwrap();
+        // A second daemon does not take it away from the first.
+        assert!(matches!(HookSocket::listen(&path), Err(HookError::Taken(_))));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(socket.next_message().unwrap(), None);
         send(&path, encode(None, ADD).as_deref()).unwrap();
@@ -345,7 +354,6 @@ mod tests {
             assert_eq!(narrow.container, Some("scan".parse()));
         }
         assert_eq!(socket.next_message().unwrap(), None);
-        assert_eq!(former.next_message().unwrap(), None);
     }
 
     #[test]

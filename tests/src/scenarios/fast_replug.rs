@@ -24,7 +24,7 @@ container = "ctm:*"
 path = "coral"
 "#;
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 6;
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;

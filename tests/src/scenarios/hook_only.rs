@@ -18,11 +18,14 @@ path = "stick"
 mode = "0660"
 "#;
 
-const HOOK_ONLY: &str = "99-devbroker-hook.rules";
+/// The packaged example, as it is.
+const HOOK_ONLY: &str = include_str!("../../../rules/examples/99-devbroker-hook.rules");
+
+const RULE: &str = "/etc/udev/rules.d/99-devbroker-hook.rules";
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
-    vm.install()?;
+    vm.ok("install -D /shared/devbroker-hook /usr/lib/devbroker/hook")?;
     let container = Container::create(&vm, "c", Users::Own)?;
     let broker = Broker::start(&vm, CONFIGURATION)?;
     container.start()?;
@@ -35,9 +38,8 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     stick.unplug()?;
     vm.wait_gone("/dev/ttyUSB0")?;
 
-    vm.ok(&format!(
-        "cp \"$(find / -xdev -path '*/doc/devbroker/examples/{HOOK_ONLY}' | head -n 1)\" /etc/udev/rules.d/ && udevadm control --reload"
-    ))?;
+    vm.put(RULE, HOOK_ONLY)?;
+    vm.ok("udevadm control --reload")?;
     for _ in 0..3 {
         let (_, _line) = stick.plug("1")?;
         there(&vm, &container)?;
@@ -58,7 +60,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
 
     // A rule that names the container, by an argument and by the name of a link; a name is no grant.
     vm.put(
-        &format!("/etc/udev/rules.d/{HOOK_ONLY}"),
+        RULE,
         "SUBSYSTEM==\"tty\", KERNEL==\"ttyUSB*\", RUN+=\"/usr/lib/devbroker/hook c\", RUN+=\"/etc/udev/other.dev\"\n",
     )?;
     vm.ok("ln -s /usr/lib/devbroker/hook /etc/udev/other.dev && udevadm control --reload")?;
