@@ -18,8 +18,8 @@ mod replug_printer;
 mod replug_scanner;
 mod rule_alias;
 mod serial_stick;
-mod stopped_then_started;
 mod slow_udev;
+mod stopped_then_started;
 mod usb_fixtures;
 mod varlink_cli;
 
