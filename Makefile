@@ -1,6 +1,7 @@
 # make check        everything: formatting, lints, tests, root tests, scenarios in the virtual machine (needs root)
 # make check-fast   what needs neither root nor the virtual machine
 # make scenarios    lists the scenarios;  make scenario NAME=...  runs one and keeps its log
+# make demo         the whole story on an emulated printer, in the virtual machine
 # make build, image, prereqs, install DESTDIR= PREFIX=, clean
 #
 # IMAGE=bookworm runs the scenarios on Debian 12 instead of 13; JOBS=n so many at a time.
@@ -14,7 +15,7 @@ export CARGO IMAGE
 
 scenario = $(CARGO) run --quiet -p devbroker-tests --bin scenario --
 
-.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario image install clean
+.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario demo image install clean
 
 all: build
 
@@ -39,6 +40,9 @@ scenarios: prereqs-build
 scenario: prereqs
 	@test -n "$(NAME)" || { echo "which scenario? make scenario NAME=...; make scenarios lists them" >&2; exit 2; }
 	@$(scenario) run $(NAME) --jobs $(JOBS)
+
+demo: prereqs
+	@$(scenario) demo
 
 image: prereqs
 	@$(scenario) image

@@ -6,6 +6,7 @@
 //! beside this crate is the manual for those who write scenarios.
 
 pub mod check;
+pub mod demo;
 pub mod runner;
 pub mod scenarios;
 pub mod vm;

@@ -258,7 +258,12 @@ impl Daemon {
         loop {
             let Some(udev) = &mut self.inputs.udev else { return };
             match udev.get().next_event() {
-                Ok(Some(event)) => self.take(vec![event]),
+                Ok(Some(event)) => {
+                    self.take(vec![event]);
+                    // The next may be of a device that concerns nobody; this one does not wait for it.
+                    self.state.settle(Instant::now());
+                    self.state.stirred = Some(Instant::now());
+                }
                 Ok(None) => return,
                 Err(error @ MonitorError::Message(_)) => tracing::warn!(%error, "udev events"),
                 Err(error) => {

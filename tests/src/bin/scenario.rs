@@ -4,6 +4,7 @@
 //! scenario list
 //! scenario run NAME... [--jobs N]
 //! scenario all [--jobs N]             the last line is "N passed, N failed"
+//! scenario demo                       tells the whole story; the last line is "demo: ok"
 //! scenario image                      makes image and saved state
 //! scenario shell                      runs the lines of its input in a restored machine
 //! ```
@@ -13,6 +14,7 @@ use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use devbroker_tests::demo;
 use devbroker_tests::runner::{Bench, select};
 use devbroker_tests::scenarios::ALL;
 
@@ -40,7 +42,7 @@ fn run() -> Result<bool> {
     }
     let mut out = io::stdout();
     if names.is_empty() {
-        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], image or shell");
+        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], demo, image or shell");
     }
     let verb = names.remove(0);
     match verb.as_str() {
@@ -59,6 +61,7 @@ fn run() -> Result<bool> {
             writeln!(out, "{} passed, {} failed", tally.passed, tally.failed)?;
             Ok(tally.failed == 0)
         }
+        "demo" => demo::run(&Bench::prepare(&mut io::sink())?.lab("demo")?, &mut out).map(|()| true),
         "image" => Bench::prepare(&mut out).map(|_| true),
         "shell" => shell(&mut out).map(|()| true),
         other => bail!("no such verb: {other}"),
