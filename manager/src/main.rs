@@ -10,6 +10,7 @@ mod console;
 mod crun;
 mod definition;
 mod definitions;
+mod fail_point;
 mod ids;
 mod layout;
 mod lock;

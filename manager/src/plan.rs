@@ -57,6 +57,28 @@ pub(crate) enum Step {
     Define { path: PathBuf, text: String },
 }
 
+impl Step {
+    /// The step's name, as fail points have it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Enter { .. } => "enter",
+            Self::SharedFolder { .. } => "shared-folder",
+            Self::Devfs { .. } => "devfs",
+            Self::Bundle { .. } => "bundle",
+            Self::Create { .. } => "create",
+            Self::Filter { .. } => "filter",
+            Self::Register { .. } => "register",
+            Self::Announce { .. } => "announce",
+            Self::Start { .. } => "start",
+            Self::Store { .. } => "store",
+            Self::Unpack { .. } => "unpack",
+            Self::Copy { .. } => "copy",
+            Self::Own { .. } => "own",
+            Self::Define { .. } => "define",
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

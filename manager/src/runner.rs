@@ -1,6 +1,5 @@
 //! Executes and undoes the steps of [`crate::plan`]: the only `match` on [`Step`] that acts.
 
-use crate::atomic;
 use crate::broker::{self, RegistrationError};
 use crate::cgroup::{self, CgroupError};
 use crate::crun::{Crun, CrunError};
@@ -10,6 +9,7 @@ use crate::ownership::{self, OwnershipError};
 use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::store::{self, StoreError};
+use crate::{atomic, fail_point};
 use devbroker::access::DEFAULT_SEED;
 use devbroker::host::access::{DeviceFilter, FilterError};
 use devbroker::host::devfs::{Devfs, DevfsError, Limits};
@@ -138,7 +138,8 @@ impl<'a> Runner<'a> {
                 self.init = Some(ProcessId::now(pid).map_err(|_| StepError::Gone(log))?);
             }
             Step::Filter { cgroup, dir } => {
-                DeviceFilter::create(cgroup.open()?.as_fd(), dir, DEFAULT_SEED)?;
+                let mut done = |step| fail_point::reached("filter", &format!("{step:?}"));
+                DeviceFilter::create_observed(cgroup.open()?.as_fd(), dir, DEFAULT_SEED, &mut done)?;
                 self.filter = Some((cgroup.path().into(), dir.clone()));
             }
             Step::Register { file } => broker::register(file, &self.registration()?)?,
@@ -168,6 +169,7 @@ impl<'a> Runner<'a> {
                 atomic::write_new(path, text.as_bytes(), 0o644).map_err(io_error("write", path))?;
             }
         }
+        fail_point::reached("after", step.name());
         Ok(())
     }
 

@@ -271,3 +271,40 @@ fn ids_are_the_containers_own() {
          userns = { first = 1073741824, count = 65536 }\n"
     );
 }
+
+/// ctm is killed after each of its steps: what it leaves is never a container that runs with more than it may, and the next
+/// start or create goes through as if nothing had been.
+#[test]
+fn killed_after_each_step() {
+    let points = "after:enter after:shared-folder after:devfs after:bundle after:create filter:Folder filter:Seeded \
+        filter:Loaded filter:Attached filter:Linked filter:LinkPinned filter:ProgramPinned filter:MapPinned \
+        after:filter after:register after:announce after:start";
+    let out = printed(
+        "stepwise",
+        &format!(
+            "ctm create box --rootfs $ROOTFS --init /bin/sh -c 'echo >/ran; exec sleep 1000' >/dev/null\n\
+             for point in {points}; do\n\
+             if CTM_FAIL_POINT=$point ctm start box 2>/dev/null; then echo $point: not reached; fi\n\
+             if [ -e /var/lib/ctm/box/rootfs/ran ]; then echo $point: ran; rm /var/lib/ctm/box/rootfs/ran; fi\n\
+             ctm status box | head -1 | grep -v abandoned || true\n\
+             ctm start box 2>/dev/null || echo $point: does not start again; ctm stop box\n\
+             rm -f /var/lib/ctm/box/rootfs/ran; done{LEFT}"
+        ),
+    );
+    // After the last step it runs, confined; nobody looks after it.
+    assert_eq!(out.replace("after:start: ran\n", ""), "");
+}
+
+/// The same for making one: nothing is left, or it is whole.
+#[test]
+fn creation_killed_after_each_step() {
+    let out = printed(
+        "halfway",
+        "for point in store copy own define; do\n\
+         if CTM_FAIL_POINT=after:$point ctm create box --rootfs $ROOTFS >/dev/null; then echo $point: not reached; fi\n\
+         if [ $point = define ]; then ctm status box | head -1; else\n\
+         ctm status box 2>/dev/null || echo $point $?; ctm create box --rootfs $ROOTFS >/dev/null; fi\n\
+         ctm destroy box --yes; ls -A /var/lib/ctm /etc/ctm/containers | grep -v : || true; done",
+    );
+    assert_eq!(out, "store 4\n\ncopy 4\n\nown 4\n\nbox: stopped\n\n");
+}

@@ -136,37 +136,6 @@ pub(super) fn boot(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What the containers had set is there after a reboot of the machine, before their init.
-pub(super) fn host_reboot(lab: &Lab) -> Result<()> {
-    let office = Office::new(lab)?;
-    let vm = &office.vm;
-    office.start()?;
-    for container in &office.containers {
-        ensure!(container.open("/dev/scanner")?.starts_with("ok char 189:"));
-        container
-            .ok("chmod 600 /dev/scanner && chown 114:120 /dev/scanner && setfacl -m u:1000:r /dev/scanner")?;
-    }
-    vm.reboot()?;
-    office.is_up()?;
-    for container in &office.containers {
-        vm.until(&format!("test $(wc -l <{}/seen) = 2", container.root()))?;
-        let seen = office.seen(container)?;
-        let again = seen.last().context("nothing was seen")?;
-        ensure!(
-            again.starts_with("ok char 189:") && again.ends_with(" 640 114:120"),
-            "{}: {again}",
-            container.name()
-        );
-        let acl = container.ok("getfacl -cnp /dev/scanner")?;
-        ensure!(
-            acl == "user::rw-\nuser:1000:r--\ngroup::---\nmask::r--\nother::---",
-            "{}: {acl}",
-            container.name()
-        );
-    }
-    Ok(())
-}
-
 /// The machine is shut down with containers running and a device that comes in the middle: nothing lands outside the
 /// containers' own /dev, nothing stale is there after the next start.
 pub(super) fn shutdown(lab: &Lab) -> Result<()> {

@@ -73,7 +73,6 @@ pub const ALL: &[Scenario] = &[
     },
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
-    scenario("host-reboot", "mode, owner and ACL set inside are there after a reboot of the machine", boot::host_reboot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),
     scenario("absent-then-plugged", "the container starts while its device is away", stopped_then_started::absent_then_plugged),
