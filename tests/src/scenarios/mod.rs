@@ -8,6 +8,7 @@ mod disk_partitions;
 mod fast_replug;
 mod four_ports;
 mod hook_only;
+mod host_reboot;
 mod hub;
 mod identical_twins;
 mod kept_node;
@@ -78,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     scenario("absent-then-plugged", "the container starts while its device is away", stopped_then_started::absent_then_plugged),
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
+    scenario("host-reboot", "permissions set inside are remembered over a reboot of the machine", host_reboot::run),
     scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
     scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
     scenario("kept-node", "a hard link and a descriptor that root inside keeps open nothing after unplug", kept_node::run),
