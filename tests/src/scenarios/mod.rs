@@ -9,12 +9,14 @@ mod fast_replug;
 mod four_ports;
 mod hook_only;
 mod host_reboot;
+mod hostile_container;
 mod hub;
 mod identical_twins;
 mod kept_node;
 mod lost_events;
 mod machine;
 mod minor_reuse;
+mod no_window;
 mod replug_printer;
 mod replug_scanner;
 mod rule_alias;
@@ -80,10 +82,12 @@ pub const ALL: &[Scenario] = &[
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("host-reboot", "permissions set inside are remembered over a reboot of the machine", host_reboot::run),
+    scenario("hostile-container", "links, FIFOs, a full /dev and a FUSE that never answers harm nobody else", hostile_container::run),
     scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
     scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
     scenario("kept-node", "a hard link and a descriptor that root inside keeps open nothing after unplug", kept_node::run),
     scenario("minor-reuse", "another device gets the number: refused inside, however the node came there", minor_reuse::run),
+    scenario("no-window", "over 50 replugs a prober inside sees ENOENT or the finished device, nothing between", no_window::run),
     scenario("replug-printer", "a printer comes back as lp1 with the mode, owner and ACL set inside, and prints", replug_printer::run),
     scenario("replug-scanner", "a scanner replugged twenty times on two controllers: true path and alias right", replug_scanner::run),
     scenario("serial-stick", "a stick comes back as ttyUSB1; the alias follows, the other stick is invisible", serial_stick::run),
