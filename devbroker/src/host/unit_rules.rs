@@ -11,6 +11,7 @@
 
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 use serde::{Deserialize, Serialize};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
@@ -151,7 +152,8 @@ impl Systemd {
         self.ask(Request::Set(unit.into(), rules)).map(drop)
     }
 
-    /// Tells [`Event::Unit`] of this unit from now on.
+    /// Tells [`Event::Unit`] of this unit from now on. To be said again after the unit's first properties were written, which
+    /// makes its folder.
     pub fn watch(&self, unit: &str) -> Result<(), SystemdError> {
         self.ask(Request::Watch(unit.into(), true)).map(drop)
     }
@@ -309,6 +311,8 @@ struct DropIns {
     inotify: Inotify,
     ready: AsyncFd<OwnedFd>,
     watched: HashMap<WatchDescriptor, String>,
+    /// What the bus tells changes of.
+    objects: HashMap<String, OwnedObjectPath>,
 }
 
 impl DropIns {
@@ -318,6 +322,7 @@ impl DropIns {
             ready: crate::sys::wait::readable(inotify.as_fd().try_clone_to_owned()?)?,
             inotify,
             watched: HashMap::new(),
+            objects: HashMap::new(),
         })
     }
 
@@ -380,10 +385,18 @@ async fn serve_one(connection: &Connection, drop_ins: &mut DropIns, request: Req
             Request::Watch(unit, on) => {
                 if on {
                     drop_ins.watch(&unit);
+                    if let Entry::Vacant(entry) = drop_ins.objects.entry(unit) {
+                        let object = object(connection, entry.key()).await?;
+                        match_changes(connection, &object, true).await?;
+                        entry.insert(object);
+                    }
                 } else {
                     drop_ins.unwatch(&unit);
+                    if let Some(object) = drop_ins.objects.remove(&unit) {
+                        match_changes(connection, &object, false).await?;
+                    }
                 }
-                watch(connection, &unit, on).await.map(|()| None)
+                Ok(None)
             }
         }
     };
@@ -456,8 +469,7 @@ async fn set(connection: &Connection, unit: &str, rules: &DeviceRules) -> zbus::
     object(connection, unit).await.map(drop)
 }
 
-async fn watch(connection: &Connection, unit: &str, on: bool) -> zbus::Result<()> {
-    let object = object(connection, unit).await?;
+async fn match_changes(connection: &Connection, object: &OwnedObjectPath, on: bool) -> zbus::Result<()> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
         .sender(SERVICE)?

@@ -4,8 +4,11 @@
 mod boot;
 mod broker_killed;
 mod ctm_basic;
+mod daemon_reload;
 mod disk_partitions;
 mod fast_replug;
+mod foreign;
+mod foreign_takeover;
 mod four_ports;
 mod hook_only;
 mod host_reboot;
@@ -79,6 +82,8 @@ pub const ALL: &[Scenario] = &[
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),
     scenario("absent-then-plugged", "the container starts while its device is away", stopped_then_started::absent_then_plugged),
+    scenario("foreign-takeover", "crun's and Podman's containers whose filters deny: taken over, kept, given back; strangers' refused", foreign_takeover::run),
+    scenario("daemon-reload", "systemd reloads and sets properties while a device is being opened: no failure, own and foreign", daemon_reload::run),
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("host-reboot", "permissions set inside are remembered over a reboot of the machine", host_reboot::run),

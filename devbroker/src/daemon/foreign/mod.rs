@@ -178,8 +178,9 @@ pub(super) fn begin(
     };
     let files = Files::new(&state.paths, &instance);
     let (registrations, bus, done) = (state.paths.registrations(), state.bus.clone(), done.clone());
+    let reassert = state.config.settings.reassert;
     tokio::task::spawn_blocking(move || {
-        let result = thread::take_in(&container, attach.pid, &files, &registrations, &bus)
+        let result = thread::take_in(&container, attach.pid, reassert, &files, &registrations, &bus)
             .map_err(|error| ApiError::from(&error));
         let attach = Box::new(attach);
         // When the daemon stops, the next one takes the container up.

@@ -14,13 +14,15 @@ use crate::model::{BoundAt, ContainerName, ContainerRef, Engine, IdMap, Instance
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// The connection to systemd, made when it is first needed.
 #[derive(Debug, Clone)]
 pub(in crate::daemon) struct Bus {
     connection: Arc<Mutex<Option<Arc<Systemd>>>>,
+    /// Held by who changes a filter: what one looks at must not change under it.
+    changing: Arc<Mutex<()>>,
     events: UnboundedSender<Event>,
 }
 
@@ -29,6 +31,7 @@ impl Bus {
     pub(in crate::daemon) fn new(events: UnboundedSender<Event>) -> Self {
         Self {
             connection: Arc::default(),
+            changing: Arc::default(),
             events,
         }
     }
@@ -45,6 +48,12 @@ impl Bus {
             }
         }
         connection.clone()
+    }
+
+    /// Waits for one's turn to change filters.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // Who panicked left the files as a kill would: in order.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the next use connect anew.
@@ -110,9 +119,11 @@ pub(super) fn name(attach: &AttachPid) -> Result<ContainerRef, ApiError> {
 }
 
 /// Takes over the filter of a foreign container, gives it a devfs, and registers it. On failure everything is as it was.
+/// Without `reassert` systemd is not told either: its rules come back as they did before there was a broker.
 pub(super) fn take_in(
     container: &ContainerRef,
     pid: i32,
+    reassert: bool,
     files: &Files,
     registrations: &Path,
     bus: &Bus,
@@ -144,7 +155,8 @@ pub(super) fn take_in(
         record: &files.takeover,
         runtimes: &runtimes,
     };
-    let systemd = bus.get();
+    let turn = bus.turn();
+    let systemd = bus.get().filter(|_| reassert);
     let begun = TakeOver::begin(&target, Hierarchy::find()?, systemd.as_deref());
     let (takeover, _) = begun.inspect_err(|_| {
         fs::remove_dir(&files.folder).ok();
@@ -158,7 +170,7 @@ pub(super) fn take_in(
         gid_map,
         &takeover,
     );
-    drop(held);
+    drop((held, turn));
     if finished.is_err() {
         clean(files, bus);
     }
@@ -225,10 +237,19 @@ fn id_map(path: &str) -> Result<IdMap, AttachError> {
 
 /// Puts back what was there before a container was taken in; whatever is done already is passed over.
 pub(super) fn clean(files: &Files, bus: &Bus) {
+    let _turn = bus.turn();
     let restored = Hierarchy::find()
         .map_err(TakeOverError::from)
         .and_then(|hierarchy| TakeOver::open_record(&files.takeover, hierarchy))
-        .and_then(|takeover| takeover.restore(bus.get().as_deref()));
+        .and_then(|takeover| {
+            let systemd = bus.get();
+            if let (Some(systemd), Some(unit)) = (&systemd, takeover.unit()) {
+                if let Err(error) = systemd.unwatch(unit) {
+                    tracing::debug!(unit, %error, "unwatch");
+                }
+            }
+            takeover.restore(systemd.as_deref())
+        });
     if let Err(error) = restored {
         tracing::warn!(instance = %files.instance, %error, "give the device filter back");
     }
@@ -245,6 +266,7 @@ pub(super) fn clean(files: &Files, bus: &Bus) {
 
 /// Looks whether our program still decides, and sets it right again.
 pub(super) fn reassert(files: &Files, bus: &Bus) -> Result<bool, TakeOverError> {
+    let _turn = bus.turn();
     let mut takeover = TakeOver::open_record(&files.takeover, Hierarchy::find()?)?;
     let filter = DeviceFilter::open(&files.filter)?;
     let systemd = bus.get();

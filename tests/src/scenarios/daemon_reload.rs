@@ -1,0 +1,107 @@
+//! systemd reads its units anew, and properties are set, while a process in a container keeps opening its device: in a container
+//! of ctm's, and in one whose filter is systemd's. A control run without re-assertion does fail.
+
+use anyhow::{Result, ensure};
+
+use super::foreign::{Engine, Foreign};
+use crate::vm::{Broker, Container, Controller, Gadget, Lab, Users, Vm};
+
+const CONFIGURATION: &str = r#"
+[alias.scanner]
+match = { vendor = "04b8", product = "011f" }
+
+[[grant]]
+alias = "scanner"
+container = "ctm:scan"
+"#;
+
+const INSIDE: &str = "/dev/devbroker/scanner";
+
+pub(super) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.restore()?;
+    vm.install()?;
+    let scanner = Gadget::scanner(&vm, "epson")?;
+    scanner.plug(Controller::First)?;
+    let broker = Broker::start(&vm, CONFIGURATION)?;
+    broker.settle()?;
+    own(&vm)?;
+    for engine in [Engine::Crun, Engine::Podman] {
+        let container = attached(&vm, engine, &format!("{engine:?}"))?;
+        let seen = storm(&vm, &container)?;
+        ensure!(
+            seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
+            "{engine:?}: {seen:?}"
+        );
+        container.end()?;
+    }
+    broker.stop()?;
+
+    let broker = Broker::start(&vm, &format!("[daemon]\nreassert = false\n{CONFIGURATION}"))?;
+    broker.settle()?;
+    let container = attached(&vm, Engine::Crun, "control")?;
+    let seen = storm(&vm, &container)?;
+    ensure!(
+        seen.first()
+            .is_some_and(|outcome| outcome.starts_with("ok char 189:")),
+        "{seen:?}"
+    );
+    ensure!(
+        seen.iter().any(|outcome| outcome.starts_with("EPERM")),
+        "nothing was denied without re-assertion, so this scenario shows nothing: {seen:?}"
+    );
+    container.end()
+}
+
+/// A container of ctm's, in its unit.
+fn own(vm: &Vm) -> Result<()> {
+    let container = Container::create(vm, "scan", Users::Own)?;
+    container.start()?;
+    let watch = container.watch_open(INSIDE)?;
+    for command in commands("ctm@scan.service") {
+        vm.ok(&command)?;
+    }
+    let seen: Vec<_> = watch.stop()?.into_iter().map(|seen| seen.outcome).collect();
+    ensure!(
+        !seen.is_empty() && seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
+        "ctm: {seen:?}"
+    );
+    container.stop()?;
+    container.destroy()
+}
+
+fn attached(vm: &Vm, engine: Engine, name: &str) -> Result<Foreign> {
+    let container = Foreign::start(vm, engine, "system.slice")?;
+    ensure!(container.programs()? == "sd_devices / unnamed");
+    vm.ok(&format!(
+        "devbroker attach scanner --pid {} --name {name}",
+        container.pid()
+    ))?;
+    Ok(container)
+}
+
+/// Everything that was seen, in order, while systemd was given reasons to put its program back.
+fn storm(vm: &Vm, container: &Foreign) -> Result<Vec<String>> {
+    let stop = format!("/proc/{}/root/tmp/stop", container.pid());
+    vm.ok(&format!("rm -f {stop}"))?;
+    let watch = vm.watch_open(&format!("{} probe", container.exec()), INSIDE, &stop, "/tmp/stop")?;
+    for command in commands(container.unit()) {
+        vm.ok(&command)?;
+    }
+    let seen = watch.stop()?;
+    ensure!(!seen.is_empty(), "nothing was seen");
+    Ok(seen.into_iter().map(|seen| seen.outcome).collect())
+}
+
+fn commands(unit: &str) -> Vec<String> {
+    let set = |property: &str| format!("systemctl set-property --runtime {unit} {property}");
+    vec![
+        "systemctl daemon-reload".into(),
+        set("CPUWeight=50"),
+        "systemctl daemon-reload".into(),
+        set("MemoryHigh=500M"),
+        "systemctl daemon-reexec".into(),
+        set("AllowedCPUs=0"),
+        // Whatever systemd has put off is done when it answers.
+        format!("systemctl show {unit} -p DevicePolicy"),
+    ]
+}
