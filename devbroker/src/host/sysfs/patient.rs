@@ -9,13 +9,17 @@ use super::files::{SysfsError, attribute, failed};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// How long one device may take. udev has read the same attributes before it tells of the device, so that they are to be had
-/// at once then.
+/// How long a device may keep its reader asleep. udev has read the same attributes before it tells of the device, so that
+/// they are to be had at once then.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often that is waited for a reader that is not asleep but gets no processor.
+const BUSY: usize = 50;
 
 /// How many threads may be left behind.
 const MAX_THREADS: usize = 8;
@@ -32,6 +36,8 @@ pub(super) struct Patient {
 
 #[derive(Debug)]
 struct Worker {
+    /// The thread's number, 0 until it runs.
+    thread: Arc<AtomicI32>,
     ask: Sender<Vec<PathBuf>>,
     answer: Receiver<Answer>,
 }
@@ -53,12 +59,15 @@ impl Patient {
             None => self.start().map_err(failed("start a thread to read", dir))?,
         };
         let paths = names.iter().map(|name| dir.join(name)).collect();
-        let answer = worker
-            .ask
-            .send(paths)
-            .ok()
-            .and_then(|()| worker.answer.recv_timeout(PATIENCE).ok());
-        let Some(answer) = answer else {
+        if worker.ask.send(paths).is_err() {
+            return Err(no_answer());
+        }
+        let answer = (0..BUSY).find_map(|_| match worker.answer.recv_timeout(PATIENCE) {
+            Ok(answer) => Some(Some(answer)),
+            Err(RecvTimeoutError::Timeout) if !worker.sleeps() => None,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Some(None),
+        });
+        let Some(answer) = answer.flatten() else {
             // The thread ends when it finds nobody to answer to.
             return Err(no_answer());
         };
@@ -70,10 +79,13 @@ impl Patient {
         let (ask, questions) = mpsc::channel::<Vec<PathBuf>>();
         let (answers, answer) = mpsc::channel();
         let alive = Arc::clone(&self.alive);
+        let thread = Arc::new(AtomicI32::new(0));
+        let own = Arc::clone(&thread);
         thread::Builder::new()
             .name("sysfs".into())
             .stack_size(128 * 1024)
             .spawn(move || {
+                own.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
                 for paths in questions {
                     let all = paths.iter().map(|path| attribute(path)).collect();
                     if answers.send(all).is_err() {
@@ -82,6 +94,17 @@ impl Patient {
                 }
                 drop(alive);
             })?;
-        Ok(Worker { ask, answer })
+        Ok(Worker { thread, ask, answer })
+    }
+}
+
+impl Worker {
+    /// Whether the thread, which has a question, is asleep in the kernel: then somebody else has what it needs.
+    fn sleeps(&self) -> bool {
+        let thread = self.thread.load(Ordering::Relaxed);
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+        // `TID (NAME) STATE ...`, `man 5 proc`.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('S' | 'D'))
     }
 }
