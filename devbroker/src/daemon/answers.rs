@@ -253,7 +253,9 @@ fn finish(state: &State, what: What, reply: ReplyTo) {
         } => {
             let nodes = placed(state, &attach);
             let served = state.containers.get(&attach.container);
-            notes.extend(served.and_then(|served| served.foreign.as_ref()?.problem.clone()));
+            if let Some(foreign) = served.and_then(|served| served.foreign.as_ref()) {
+                notes.extend(foreign.problem.iter().chain(&foreign.filter_problem).cloned());
+            }
             reply.send(Ok(AttachPidReply {
                 container: attach.container,
                 nodes,

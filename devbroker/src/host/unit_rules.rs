@@ -27,8 +27,8 @@ use zbus::message::Type;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
-/// How long systemd may take to answer.
-pub const LIMIT: Duration = Duration::from_secs(10);
+/// How long systemd may take to answer: it answers nobody while it reads its units anew.
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long after a unit's change it is told again.
 pub const ECHOES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];

@@ -76,6 +76,8 @@ pub(super) struct Foreign {
     busy: bool,
     /// Why the last job failed.
     pub(super) problem: Option<String>,
+    /// Why its filter could not be asserted again.
+    pub(super) filter_problem: Option<String>,
 }
 
 impl Foreign {
@@ -102,6 +104,7 @@ impl Foreign {
             linked,
             busy: false,
             problem: None,
+            filter_problem: None,
         })
     }
 
@@ -224,19 +227,14 @@ pub(super) fn finish(state: &mut State, done: ForeignDone) -> (Option<Held>, Opt
             }
         },
         ForeignDone::Reasserted { container, result } => {
-            match result {
+            match &result {
                 Ok(true) => tracing::info!(%container, "device filter put back"),
                 Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(%container, %error, "device filter");
-                    if let Some(foreign) = state
-                        .containers
-                        .get_mut(&container)
-                        .and_then(|served| served.foreign.as_mut())
-                    {
-                        foreign.problem = Some(error);
-                    }
-                }
+                Err(error) => tracing::error!(%container, %error, "device filter"),
+            }
+            let served = state.containers.get_mut(&container);
+            if let Some(foreign) = served.and_then(|served| served.foreign.as_mut()) {
+                foreign.filter_problem = result.err();
             }
             (None, None)
         }
