@@ -57,13 +57,23 @@ impl Foreign {
             .strip_suffix("/container")
             .with_context(|| format!("{engine:?} puts it in {cgroup}"))?
             .to_owned();
-        Ok(Self {
+        let container = Self {
             vm: vm.clone(),
             engine,
             id,
             pid,
             scope,
-        })
+        };
+        // Debian 12's crun does not tell systemd of its rules, as later ones do.
+        if container.programs()? == "/ unnamed" {
+            vm.ok(&format!(
+                "systemctl set-property --runtime {} DevicePolicy=strict 'DeviceAllow=char-* m' 'DeviceAllow=block-* m' \
+                 DeviceAllow='/dev/null rwm' DeviceAllow='/dev/zero rwm' DeviceAllow='/dev/full rwm' DeviceAllow='/dev/tty rwm' \
+                 DeviceAllow='/dev/random rwm' DeviceAllow='/dev/urandom rwm' DeviceAllow='/dev/ptmx rwm' DeviceAllow='char-pts rwm'",
+                container.unit()
+            ))?;
+        }
+        Ok(container)
     }
 
     /// Its first process.
