@@ -1,6 +1,7 @@
 //! The scenarios: each a function that is given a lab, makes machines in it and
 //! says what must hold there.
 
+mod attach_pid;
 mod boot;
 mod broker_killed;
 mod ctm_basic;
@@ -83,6 +84,7 @@ pub const ALL: &[Scenario] = &[
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),
     scenario("absent-then-plugged", "the container starts while its device is away", stopped_then_started::absent_then_plugged),
+    scenario("attach-pid", "crun's and Podman's containers under the hardened unit: replug, killed broker, detach", attach_pid::run),
     scenario("foreign-takeover", "crun's and Podman's containers whose filters deny: taken over, kept, given back; strangers' refused", foreign_takeover::run),
     scenario("daemon-reload", "systemd reloads and sets properties while a device is being opened: no failure, own and foreign", daemon_reload::run),
     scenario("filter-fails-closed", "pins, program, bpffs are taken away, ctm is killed half way: denied all the same", filter_fails_closed::run),
