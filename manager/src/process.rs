@@ -125,7 +125,7 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let fd = ProcessId::now(child.id().cast_signed()).unwrap().open().unwrap();
+        let fd = ProcessId::now(i32::try_from(child.id()).unwrap()).unwrap().open().unwrap();
         assert!(!ended(&fd, Instant::now()).unwrap());
         drop(child.stdin.take());
         assert!(ended(&fd, Instant::now() + Duration::from_secs(30)).unwrap());
