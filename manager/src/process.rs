@@ -125,7 +125,10 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let fd = ProcessId::now(i32::try_from(child.id()).unwrap()).unwrap().open().unwrap();
+        let fd = ProcessId::now(i32::try_from(child.id()).unwrap())
+            .unwrap()
+            .open()
+            .unwrap();
         assert!(!ended(&fd, Instant::now()).unwrap());
         drop(child.stdin.take());
         assert!(ended(&fd, Instant::now() + Duration::from_secs(30)).unwrap());
