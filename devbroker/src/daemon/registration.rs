@@ -189,6 +189,7 @@ impl State {
             history: super::history::History::default(),
             retry: super::retry::Retry::default(),
             foreign,
+            untidy: true,
             stuck: false,
             confined,
         };

@@ -44,6 +44,8 @@ pub(super) struct Served {
     pub(super) retry: Retry,
     /// What else there is of a container that ctm did not start.
     pub(super) foreign: Option<Foreign>,
+    /// Whether folders of ours may have been left empty.
+    pub(super) untidy: bool,
     /// Whether its worker does not answer.
     pub(super) stuck: bool,
     /// Whether its filter is attached and it cannot take it off.
@@ -196,11 +198,9 @@ impl Served {
                 }
             }
         }
-        if settled
-            .applied
-            .iter()
-            .any(|action| matches!(action, Action::Withdraw { .. } | Action::Unlink { .. }))
-        {
+        let emptied = |action: &Action| matches!(action, Action::Withdraw { .. } | Action::Unlink { .. });
+        // A daemon that died between the two has left empty folders, so the first settling looks as well.
+        if std::mem::take(&mut self.untidy) || settled.applied.iter().any(emptied) {
             self.prune();
         }
         settled
