@@ -44,7 +44,7 @@ pub(super) enum What {
         notes: Vec<String>,
     },
     /// What was detached.
-    Detached(DetachReply),
+    Detached(ContainerRef, DetachReply),
     /// udev's event of this number was handled.
     Synced(Sync),
 }
@@ -75,7 +75,7 @@ pub(super) fn begin(
             }
         },
         Request::Detach(detach) => match begin_detach(state, &detach) {
-            Ok(answer) => (None, What::Detached(answer)),
+            Ok(answer) => (None, What::Detached(detach.container, answer)),
             Err(error) => {
                 refuse(reply, error);
                 return (None, None);
@@ -213,7 +213,7 @@ pub(super) fn answer_waiting(state: &State, waiting: &mut Vec<Waiting>) {
 
 fn is_ready(state: &State, what: &What) -> bool {
     match what {
-        What::Registered(_) | What::Detached(_) => true,
+        What::Registered(_) | What::Detached(..) => true,
         What::Attached { attach, .. } | What::AttachedPid { attach, .. } => {
             state.is_linked(&attach.container)
         }
@@ -263,17 +263,11 @@ fn finish(state: &State, what: What, reply: ReplyTo) {
                 notes,
             }));
         }
-        What::Detached(mut answer) => {
+        What::Detached(container, mut answer) => {
+            // Revoking closes no descriptor: who in this container still has one is told.
             let devnums = answer.nodes.iter().map(|node| node.devnum).collect();
-            let cgroups = state.containers.values().filter(|served| {
-                answer
-                    .nodes
-                    .iter()
-                    .any(|node| !served.access.contains_key(&node.devnum))
-            });
-            answer.holders = cgroups
-                .flat_map(|served| views::holders(served, &devnums))
-                .collect();
+            let served = state.containers.get(&container);
+            answer.holders = served.map_or_else(Vec::new, |served| views::holders(served, &devnums));
             reply.send(Ok(answer));
         }
         What::Synced(sync) => {

@@ -1,5 +1,7 @@
 //! A serial stick comes back as ttyUSB1, because another stick took ttyUSB0: the alias follows it, the other is not visible.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use crate::vm::{Broker, Container, Lab, Stick, Users, Vm};
@@ -50,5 +52,14 @@ fn follow(vm: &Vm, users: Users) -> Result<()> {
     vm.ok(&format!("mknod -m 666 {}/theirs c 188 0", container.dev()))?;
     let refused = container.open("/dev/theirs")?;
     ensure!(refused.starts_with("EPERM"), "{refused}");
-    Ok(())
+
+    // Taken away while it is plugged in and in use: who still holds it is told.
+    let holder = vm.start_job(
+        "exec ctm exec lab -- /bin/sh -c 'exec 3</dev/board/console; echo open; exec sleep 999'",
+    )?;
+    holder.wait_for("open", Duration::from_secs(60))?;
+    let told = vm.ok("devbroker detach console lab")?;
+    ensure!(told.contains("still held open: c188:1 by process"), "{told}");
+    ensure!(container.open("/dev/board/console")? == "ENOENT");
+    holder.kill().map(drop)
 }
