@@ -1,9 +1,13 @@
 //! The host's devices as the daemon knows them, and which of them each alias stands for.
 //!
-//! Level-triggered: whatever changes marks aliases dirty; [`HostState::rebind`] decides those anew. Does no I/O.
+//! Level-triggered: whatever changes marks aliases dirty; [`HostState::rebind`] decides those anew. Does no I/O: what has
+//! to follow at once from an event or a scan is returned as a [`Turnover`].
 
-use crate::config::Config;
-use crate::model::{AliasName, HostNode, Role, SysPath};
+use crate::config::{Config, Grant};
+use crate::host::event::{HostEvent, Removed};
+use crate::host::monitor::Order;
+use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath};
+use crate::plan::Want;
 use crate::policy::{self, AliasRecord, Anchor, Binding, Candidate, Member};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,9 +29,28 @@ pub(super) struct Bound {
     stamp: u64,
 }
 
+/// What an event or a scan changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Turnover {
+    /// Nodes that are gone: access to their numbers is taken away before anything else.
+    pub(super) gone: Vec<HostNode>,
+    /// Nodes that came or changed, in order.
+    pub(super) came: Vec<Came>,
+}
+
+/// A node that came or changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Came {
+    /// Where it is.
+    pub(super) syspath: SysPath,
+    /// Whether this stay is new, not only something about it.
+    pub(super) is_new: bool,
+}
+
 /// All known nodes and aliases.
 #[derive(Debug, Default)]
 pub(super) struct HostState {
+    order: Order,
     nodes: BTreeMap<SysPath, Known>,
     bound: BTreeMap<AliasName, Bound>,
     dirty: BTreeSet<AliasName>,
@@ -74,8 +97,73 @@ impl HostState {
             .collect()
     }
 
+    /// Whether what was told is still true: no removal has overtaken it.
+    pub(super) fn admit(&mut self, event: &HostEvent) -> bool {
+        self.order.admit(event)
+    }
+
+    /// A device came or changed and this is what it is, as told by an event that was admitted.
+    pub(super) fn changed(&mut self, config: &Config, node: HostNode) -> Turnover {
+        let mut turnover = Turnover::default();
+        self.take_up(config, node, &mut turnover);
+        turnover
+    }
+
+    /// A device went, with all below it.
+    pub(super) fn removed(&mut self, removed: Removed) -> Turnover {
+        let syspath = removed.syspath.clone();
+        if self.order.admit(&HostEvent::Removed(removed)) {
+            Turnover {
+                gone: self.remove(&syspath),
+                came: Vec::new(),
+            }
+        } else {
+            Turnover::default()
+        }
+    }
+
+    /// Everything was looked at: `nodes` are there, and so are the devices of `pending`, of which udev will tell more.
+    pub(super) fn scanned(
+        &mut self,
+        config: &Config,
+        nodes: Vec<HostNode>,
+        pending: impl IntoIterator<Item = (SysPath, Option<Incarnation>)>,
+    ) -> Turnover {
+        let mut turnover = Turnover::default();
+        let present: BTreeMap<SysPath, Option<Incarnation>> = nodes
+            .iter()
+            .map(|node| (node.syspath().clone(), Some(node.incarnation())))
+            .chain(pending)
+            .collect();
+        let gone: Vec<SysPath> = self
+            .nodes()
+            .filter(|node| present.get(node.syspath()).copied().flatten() != Some(node.incarnation()))
+            .map(|node| node.syspath().clone())
+            .collect();
+        for syspath in gone {
+            turnover.gone.extend(self.remove(&syspath));
+        }
+        for node in nodes {
+            self.take_up(config, node, &mut turnover);
+        }
+        turnover
+    }
+
+    fn take_up(&mut self, config: &Config, node: HostNode, turnover: &mut Turnover) {
+        let syspath = node.syspath().clone();
+        let known = self.node(&syspath).map(HostNode::incarnation);
+        let is_new = known != Some(node.incarnation());
+        // A new stay at the same place: what the old one had goes first.
+        if known.is_some() && is_new {
+            turnover.gone.extend(self.remove(&syspath));
+        }
+        if self.insert(config, node) {
+            turnover.came.push(Came { syspath, is_new });
+        }
+    }
+
     /// Takes up a node as it is now. Says whether anything about it is new.
-    pub(super) fn insert(&mut self, config: &Config, node: HostNode) -> bool {
+    fn insert(&mut self, config: &Config, node: HostNode) -> bool {
         let syspath = node.syspath().clone();
         if self.nodes.get(&syspath).is_some_and(|known| known.node == node) {
             return false;
@@ -90,7 +178,7 @@ impl HostState {
     }
 
     /// Lets go of a device and all below it. Returns the nodes that went.
-    pub(super) fn remove(&mut self, syspath: &SysPath) -> Vec<HostNode> {
+    fn remove(&mut self, syspath: &SysPath) -> Vec<HostNode> {
         let gone: Vec<SysPath> = self
             .nodes
             .range(syspath.clone()..)
@@ -215,4 +303,24 @@ impl HostState {
             .map(|(alias, _)| alias.clone())
             .collect()
     }
+}
+
+/// The containers that are granted one of the aliases that changed.
+pub(super) fn concerned(
+    granted: &BTreeMap<ContainerRef, Vec<Grant>>,
+    changed: &BTreeMap<AliasName, Option<Bound>>,
+) -> Vec<ContainerRef> {
+    granted
+        .iter()
+        .filter(|(_, grants)| grants.iter().any(|grant| changed.contains_key(&grant.alias)))
+        .map(|(container, _)| container.clone())
+        .collect()
+}
+
+/// What a container is granted of the devices that are there.
+pub(super) fn wants(grants: &[Grant], host: &HostState) -> Vec<Want> {
+    grants
+        .iter()
+        .flat_map(|grant| policy::wants(grant, &host.members(&grant.alias)))
+        .collect()
 }

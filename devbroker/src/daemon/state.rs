@@ -4,7 +4,7 @@
 //! into step. The one thing done at once, ahead of every plan, is revoking the access to a device that went.
 
 use super::foreign::{Bus, ForeignDone};
-use super::host_state::{Bound, HostState};
+use super::host_state::{self, Bound, Came, HostState, Turnover};
 use super::paths::Paths;
 use super::retry::Retry;
 use super::served::Served;
@@ -13,7 +13,6 @@ use crate::api::{EventKind, EventLog, EventView};
 use crate::config::{Config, Diagnostic, Grant, Loaded, Loader};
 use crate::host::alias_links::{AliasFolder, AliasLinks};
 use crate::host::event::{Changed, HostEvent, Removed};
-use crate::host::monitor::Order;
 use crate::host::remember::Remember;
 use crate::host::rule_aliases::RuleAliases;
 use crate::host::sysfs::{Reader, Scan};
@@ -35,7 +34,6 @@ pub(super) struct State {
     pub(super) problems: Vec<Diagnostic>,
     pub(super) files: Vec<crate::config::FileStatus>,
     pub(super) reader: Reader,
-    order: Order,
     rule_aliases: RuleAliases,
     pub(super) host: HostState,
     pub(super) records: BTreeMap<AliasName, AliasRecord>,
@@ -88,7 +86,6 @@ impl State {
             problems: Vec::new(),
             files: Vec::new(),
             reader: Reader::new(BTreeSet::new()),
-            order: Order::default(),
             rule_aliases,
             host: HostState::default(),
             records: BTreeMap::new(),
@@ -195,16 +192,18 @@ impl State {
     pub(super) fn changed(&mut self, changed: Changed, node: Option<HostNode>) {
         self.events += 1;
         self.seen = self.seen.max(changed.seqnum);
-        let event = HostEvent::Changed(changed);
-        if !self.order.admit(&event) {
+        if !self.host.admit(&HostEvent::Changed(changed)) {
             return;
         }
         if let Some(node) = node {
-            self.take_up(node);
+            let node = self.with_rule_aliases(node);
+            let turnover = self.host.changed(&self.config, node);
+            self.turn_over(turnover);
         }
     }
 
-    fn take_up(&mut self, mut node: HostNode) {
+    /// Adds the aliases and properties that a udev rule established for this stay of the device.
+    fn with_rule_aliases(&mut self, mut node: HostNode) -> HostNode {
         let (bad, kept) = self.rule_aliases.note(&mut node);
         for error in bad {
             tracing::warn!(%error, device = %node.syspath(), "a udev rule sets an alias that cannot be one");
@@ -212,24 +211,7 @@ impl State {
         if let Err(error) = kept {
             tracing::warn!(%error, device = %node.syspath(), "rule alias");
         }
-        let is_new = self
-            .host
-            .node(node.syspath())
-            .is_none_or(|old| old.incarnation() != node.incarnation());
-        let mut event = EventView::new(EventKind::DeviceChanged, format!("{} changed", node.devname));
-        if is_new {
-            event = EventView::new(EventKind::DevicePlugged, format!("{} is there", node.devname));
-        }
-        event.devnum = Some(node.devnum);
-        event.syspath = Some(node.syspath().clone());
-        // A new stay at the same place: what the old one had goes first.
-        if is_new && self.host.node(node.syspath()).is_some() {
-            let path = node.syspath().clone();
-            self.let_go(&path);
-        }
-        if self.host.insert(&self.config, node) {
-            self.publish(event);
-        }
+        node
     }
 
     /// A device went: its access is revoked at once.
@@ -238,14 +220,12 @@ impl State {
         if removed.from != crate::host::event::Source::Kernel {
             self.seen = self.seen.max(removed.seqnum);
         }
-        let syspath = removed.syspath.clone();
-        if self.order.admit(&HostEvent::Removed(removed)) {
-            self.let_go(&syspath);
-        }
+        let turnover = self.host.removed(removed);
+        self.turn_over(turnover);
     }
 
-    fn let_go(&mut self, syspath: &SysPath) {
-        let gone = self.host.remove(syspath);
+    /// Revokes what is gone, then tells of it and of what came.
+    fn turn_over(&mut self, Turnover { gone, came }: Turnover) {
         for node in &gone {
             self.revoke(node.devnum);
         }
@@ -254,11 +234,24 @@ impl State {
             event.devnum = Some(node.devnum);
             event.syspath = Some(node.syspath().clone());
             self.publish(event);
-            if let Err(error) = self.rule_aliases.forget(node.syspath()) {
+            if let Err(error) = self.rule_aliases.forget(node.syspath(), node.incarnation()) {
                 tracing::warn!(%error, device = %node.syspath(), "rule alias");
             }
+            self.reader.forget(node.syspath());
         }
-        self.reader.forget(syspath);
+        for Came { syspath, is_new } in came {
+            let Some(node) = self.host.node(&syspath) else {
+                continue;
+            };
+            let mut event = if is_new {
+                EventView::new(EventKind::DevicePlugged, format!("{} is there", node.devname))
+            } else {
+                EventView::new(EventKind::DeviceChanged, format!("{} changed", node.devname))
+            };
+            event.devnum = Some(node.devnum);
+            event.syspath = Some(syspath);
+            self.publish(event);
+        }
     }
 
     fn revoke(&mut self, devnum: DevNum) {
@@ -322,26 +315,17 @@ impl State {
             tracing::warn!(%error, "scan");
         }
         self.scan_again = again;
-        let mut present: BTreeMap<SysPath, Option<Incarnation>> = nodes
-            .iter()
-            .map(|node| (node.syspath().clone(), Some(node.incarnation())))
+        let nodes = nodes
+            .into_iter()
+            .map(|node| self.with_rule_aliases(node))
             .collect();
-        for syspath in pending {
-            let now = self.reader.incarnation(&syspath).unwrap_or(None);
-            present.insert(syspath, now);
-        }
-        let gone: Vec<SysPath> = self
-            .host
-            .nodes()
-            .filter(|node| present.get(node.syspath()).copied().flatten() != Some(node.incarnation()))
-            .map(|node| node.syspath().clone())
-            .collect();
-        for syspath in gone {
-            self.let_go(&syspath);
-        }
-        for node in nodes {
-            self.take_up(node);
-        }
+        let reader = &self.reader;
+        let pending = pending.into_iter().map(|syspath| {
+            let now = reader.incarnation(&syspath).unwrap_or(None);
+            (syspath, now)
+        });
+        let turnover = self.host.scanned(&self.config, nodes, pending);
+        self.turn_over(turnover);
         let reader = &self.reader;
         if let Err(error) = self
             .rule_aliases
@@ -367,15 +351,7 @@ impl State {
             .map(|(container, _)| container.clone())
             .collect();
         self.dirty.extend(due);
-        if !changed.is_empty() {
-            let touched: Vec<ContainerRef> = self
-                .granted
-                .iter()
-                .filter(|(_, grants)| grants.iter().any(|grant| changed.contains_key(&grant.alias)))
-                .map(|(container, _)| container.clone())
-                .collect();
-            self.dirty.extend(touched);
-        }
+        self.dirty.extend(host_state::concerned(&self.granted, &changed));
         for container in std::mem::take(&mut self.dirty) {
             self.settle_container(&container, now);
         }
@@ -451,10 +427,7 @@ impl State {
     /// What a container is granted of the devices that are there.
     pub(super) fn wants(&self, container: &ContainerRef) -> Vec<Want> {
         let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
-        grants
-            .iter()
-            .flat_map(|grant| policy::wants(grant, &self.host.members(&grant.alias)))
-            .collect()
+        host_state::wants(grants, &self.host)
     }
 
     fn settle_container(&mut self, container: &ContainerRef, now: Instant) {

@@ -136,12 +136,16 @@ impl RuleAliases {
         (bad, forgotten.and(stored))
     }
 
-    /// Forgets a device that went.
-    pub fn forget(&mut self, syspath: &SysPath) -> Result<(), KeepError> {
-        match self.kept.remove(syspath) {
-            Some(kept) => self.remove(kept.incarnation),
-            None => Ok(()),
+    /// Forgets one stay of a device. Another one that has its place by now is left alone.
+    pub fn forget(&mut self, syspath: &SysPath, incarnation: Incarnation) -> Result<(), KeepError> {
+        if self
+            .kept
+            .get(syspath)
+            .is_some_and(|kept| kept.incarnation == incarnation)
+        {
+            self.kept.remove(syspath);
         }
+        self.remove(incarnation)
     }
 
     /// Forgets all devices that are not there any more, after a scan.
@@ -149,13 +153,14 @@ impl RuleAliases {
         &mut self,
         incarnation: impl Fn(&SysPath) -> Option<Incarnation>,
     ) -> Result<(), KeepError> {
-        let gone: Vec<SysPath> = self
+        let gone: Vec<(SysPath, Incarnation)> = self
             .kept
             .values()
             .filter(|kept| incarnation(&kept.syspath) != Some(kept.incarnation))
-            .map(|kept| kept.syspath.clone())
+            .map(|kept| (kept.syspath.clone(), kept.incarnation))
             .collect();
-        gone.iter().try_for_each(|syspath| self.forget(syspath))
+        gone.iter()
+            .try_for_each(|(syspath, stay)| self.forget(syspath, *stay))
     }
 
     /// Removes what was kept of the device that had this place before.
@@ -294,7 +299,10 @@ mod tests {
             (texts(&["d"]), vec![])
         );
         assert_eq!(files(), 1);
-        rules.forget(node(9, &[]).syspath()).unwrap();
+        // That the one before it went is heard only now: this one keeps what it has.
+        rules.forget(node(8, &[]).syspath(), Incarnation(8)).unwrap();
+        assert_eq!(seen(&mut rules, node(9, &[])), (texts(&["d"]), vec![]));
+        rules.forget(node(9, &[]).syspath(), Incarnation(9)).unwrap();
         assert_eq!(files(), 0);
         assert_eq!(seen(&mut rules, node(9, &[])), (vec![], vec![]));
     }
