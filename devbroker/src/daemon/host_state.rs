@@ -7,7 +7,7 @@ use crate::config::{Config, Grant};
 use crate::host::event::{HostEvent, Removed};
 use crate::host::monitor::Order;
 use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath};
-use crate::plan::Want;
+use crate::plan::{Placed, Want};
 use crate::policy::{self, AliasRecord, Anchor, Binding, Candidate, Member};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Known {
     node: HostNode,
     candidates: Vec<Candidate>,
+    /// Whether udev is done with it.
+    done: bool,
 }
 
 /// What an alias stands for, with the nodes that makes.
@@ -43,7 +45,7 @@ pub(super) struct Turnover {
 pub(super) struct Came {
     /// Where it is.
     pub(super) syspath: SysPath,
-    /// Whether this stay is new, not only something about it.
+    /// Whether this stay is new (or udev is done with it only now), not only something about it.
     pub(super) is_new: bool,
 }
 
@@ -66,6 +68,12 @@ impl HostState {
     /// One node.
     pub(super) fn node(&self, syspath: &SysPath) -> Option<&HostNode> {
         self.nodes.get(syspath).map(|known| &known.node)
+    }
+
+    /// Whether udev is done with a node. One that it is not done with is known by sysfs alone: it counts for who an alias is,
+    /// and is placed nowhere where it is not already.
+    pub(super) fn is_done(&self, syspath: &SysPath) -> bool {
+        self.nodes.get(syspath).is_some_and(|known| known.done)
     }
 
     /// What every alias that ever had a device stands for now.
@@ -122,18 +130,21 @@ impl HostState {
         }
     }
 
-    /// Everything was looked at: `nodes` are there, and so are the devices of `pending`, of which udev will tell more.
+    /// Everything was looked at: `nodes` are there, and `pending`, of which udev will tell more, and `unread`. What is known of
+    /// the latter two stays as it is known; a pending one of which nothing is known is taken up as it is.
     pub(super) fn scanned(
         &mut self,
         config: &Config,
         nodes: Vec<HostNode>,
-        pending: impl IntoIterator<Item = (SysPath, Option<Incarnation>)>,
+        pending: Vec<HostNode>,
+        unread: impl IntoIterator<Item = (SysPath, Option<Incarnation>)>,
     ) -> Turnover {
         let mut turnover = Turnover::default();
         let present: BTreeMap<SysPath, Option<Incarnation>> = nodes
             .iter()
+            .chain(&pending)
             .map(|node| (node.syspath().clone(), Some(node.incarnation())))
-            .chain(pending)
+            .chain(unread)
             .collect();
         let gone: Vec<SysPath> = self
             .nodes()
@@ -146,26 +157,32 @@ impl HostState {
         for node in nodes {
             self.take_up(config, node, &mut turnover);
         }
+        for node in pending {
+            if self.node(node.syspath()).is_none() {
+                self.insert(config, node, false);
+            }
+        }
         turnover
     }
 
     fn take_up(&mut self, config: &Config, node: HostNode, turnover: &mut Turnover) {
         let syspath = node.syspath().clone();
         let known = self.node(&syspath).map(HostNode::incarnation);
-        let is_new = known != Some(node.incarnation());
         // A new stay at the same place: what the old one had goes first.
-        if known.is_some() && is_new {
+        if known.is_some_and(|known| known != node.incarnation()) {
             turnover.gone.extend(self.remove(&syspath));
         }
-        if self.insert(config, node) {
+        let is_new = !self.is_done(&syspath);
+        if self.insert(config, node, true) {
             turnover.came.push(Came { syspath, is_new });
         }
     }
 
-    /// Takes up a node as it is now. Says whether anything about it is new.
-    fn insert(&mut self, config: &Config, node: HostNode) -> bool {
+    /// Takes up a node as it is now, and whether udev is done with it. Says whether anything about it is new.
+    fn insert(&mut self, config: &Config, node: HostNode, done: bool) -> bool {
         let syspath = node.syspath().clone();
-        if self.nodes.get(&syspath).is_some_and(|known| known.node == node) {
+        let known = self.nodes.get(&syspath);
+        if known.is_some_and(|known| known.node == node && known.done == done) {
             return false;
         }
         self.mark_around(&syspath);
@@ -173,7 +190,12 @@ impl HostState {
         self.dirty
             .extend(candidates.iter().map(|candidate| candidate.alias.clone()));
         self.stamp += 1;
-        self.nodes.insert(syspath, Known { node, candidates });
+        let known = Known {
+            node,
+            candidates,
+            done,
+        };
+        self.nodes.insert(syspath, known);
         true
     }
 
@@ -317,10 +339,12 @@ pub(super) fn concerned(
         .collect()
 }
 
-/// What a container is granted of the devices that are there.
-pub(super) fn wants(grants: &[Grant], host: &HostState) -> Vec<Want> {
+/// What a container is granted of the devices that are there; of those that udev is not done with, only what is `placed` in
+/// it already.
+pub(super) fn wants(grants: &[Grant], host: &HostState, placed: &Placed) -> Vec<Want> {
     grants
         .iter()
         .flat_map(|grant| policy::wants(grant, &host.members(&grant.alias)))
+        .filter(|want| host.is_done(&want.syspath) || placed.has(want))
         .collect()
 }

@@ -125,8 +125,8 @@ impl State {
 
     /// Takes the configuration that was read.
     pub(super) fn configure(&mut self, loaded: Loaded) {
-        let wanted = policy::wanted_attributes(&loaded.config);
-        let rescan = wanted != policy::wanted_attributes(&self.config);
+        let wanted = policy::wanted(&loaded.config);
+        let rescan = wanted != policy::wanted(&self.config);
         self.config = loaded.config;
         self.problems = loaded.diagnostics;
         self.files = loaded.files;
@@ -143,9 +143,8 @@ impl State {
             (EventKind::ConfigLoaded, "the configuration is in force")
         };
         self.publish(EventView::new(kind, text));
-        self.reader.set_wanted(wanted);
-        self.rule_aliases
-            .set_wanted(policy::wanted_properties(&self.config));
+        self.reader.set_wanted(wanted.attributes);
+        self.rule_aliases.set_wanted(wanted.properties, wanted.links);
         self.host.reconfigure(&self.config);
         let containers: Vec<ContainerRef> = self.containers.keys().cloned().collect();
         for container in containers {
@@ -293,7 +292,8 @@ impl State {
         self.scan_wanted = true;
     }
 
-    /// Looks at every device of the host. Devices with which udev is not done are left until it is.
+    /// Looks at every device of the host. A device that udev is not done with stays as it is known; where nothing is known of
+    /// it (the broker was started just now) it is taken up as sysfs has it, so that what is placed of it stays.
     pub(super) fn rescan(&mut self) {
         self.scan_wanted = false;
         let scan = match self.reader.enumerate() {
@@ -307,6 +307,7 @@ impl State {
         let Scan {
             nodes,
             pending,
+            unread,
             failed,
             again,
         } = scan;
@@ -319,12 +320,17 @@ impl State {
             .into_iter()
             .map(|node| self.with_rule_aliases(node))
             .collect();
+        let recalled = |mut node| {
+            self.rule_aliases.recall(&mut node);
+            node
+        };
+        let pending = pending.into_iter().map(recalled).collect();
         let reader = &self.reader;
-        let pending = pending.into_iter().map(|syspath| {
+        let unread = unread.into_iter().map(|syspath| {
             let now = reader.incarnation(&syspath).unwrap_or(None);
             (syspath, now)
         });
-        let turnover = self.host.scanned(&self.config, nodes, pending);
+        let turnover = self.host.scanned(&self.config, nodes, pending, unread);
         self.turn_over(turnover);
         let reader = &self.reader;
         if let Err(error) = self
@@ -424,10 +430,13 @@ impl State {
         }
     }
 
-    /// What a container is granted of the devices that are there.
+    /// What a container is granted of the devices that are there. Of one that udev is not done with, only what it has already.
     pub(super) fn wants(&self, container: &ContainerRef) -> Vec<Want> {
         let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
-        host_state::wants(grants, &self.host)
+        let served = self.containers.get(container);
+        served.map_or_else(Vec::new, |served| {
+            host_state::wants(grants, &self.host, served.ledger.placed())
+        })
     }
 
     fn settle_container(&mut self, container: &ContainerRef, now: Instant) {
@@ -463,12 +472,18 @@ impl State {
     }
 
     fn link_on_host(&mut self, alias: &AliasName) {
+        let now = self.folder.get(alias);
         let mut links = AliasLinks::default();
         for member in self.host.members(alias) {
-            if member.primary {
-                links.primary = Some(member.node.devname.clone());
+            let node = &member.node.devname;
+            // What udev is not done with gets no link, and loses none.
+            let done = self.host.is_done(member.node.syspath());
+            if member.primary && (done || now.primary.as_ref() == Some(node)) {
+                links.primary = Some(node.clone());
             }
-            links.roles.insert(member.role, member.node.devname.clone());
+            if done || now.roles.get(&member.role) == Some(node) {
+                links.roles.insert(member.role, node.clone());
+            }
         }
         if let Err(error) = self.folder.set(alias, &links) {
             tracing::warn!(%alias, %error, "alias link");

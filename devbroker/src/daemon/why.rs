@@ -96,6 +96,12 @@ fn why_device(state: &State, node: &HostNode) -> WhyReply {
             ));
         }
     }
+    if !state.host.is_done(node.syspath()) {
+        reply.notes.push(
+            "udev is not done with it; where it is not placed already, that waits (see `udevadm settle`)"
+                .into(),
+        );
+    }
     reply.summary = match (aliases.first(), reply.done.len()) {
         (None, _) => format!(
             "{} belongs to no alias; `devbroker alias add NAME /dev/{0}` names it",

@@ -39,6 +39,25 @@ impl AliasFolder {
         Self { root: root.into() }
     }
 
+    /// What the links of `alias` lead to now, as far as they are of our form.
+    pub fn get(&self, alias: &AliasName) -> AliasLinks {
+        let leads = |path: &Path, up: &str| {
+            let target = std::fs::read_link(path).ok()?;
+            target.to_str()?.strip_prefix(up)?.parse::<NodePath>().ok()
+        };
+        let folder = self.root.join(format!("{alias}.d"));
+        let role = |name: &OsString| name.to_str()?.replace(':', "/").parse::<Role>().ok();
+        AliasLinks {
+            primary: leads(&self.root.join(alias.as_str()), "../"),
+            // A folder that cannot be listed has nothing to tell.
+            roles: listing(&folder)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|name| Some((role(name)?, leads(&folder.join(name), "../../")?)))
+                .collect(),
+        }
+    }
+
     /// Makes the links of `alias` what `links` says; with nothing in it they go away. Says whether anything changed.
     pub fn set(&self, alias: &AliasName, links: &AliasLinks) -> Result<bool, LinkError> {
         let mut changed = false;

@@ -4,9 +4,12 @@
 //! udev makes a device's properties anew at each event: what a rule sets at `add` alone is gone at the next `bind` or
 //! `change`. Here it holds for the device's incarnation, over restarts of the daemon as well: one small file for each device
 //! below `/run/devbroker/rule-aliases`, named by the incarnation. Not across reboots: then there is a new `add`.
+//!
+//! The file also has those of udev's links that the configuration matches. They do not hold by themselves; they, too, stand
+//! in for udev's record while it cannot be had ([`RuleAliases::recall`]).
 
 use super::event::Properties;
-use crate::model::{AliasName, HostNode, Incarnation, NameError, SysPath};
+use crate::model::{AliasName, HostNode, Incarnation, NameError, NodePath, SysPath};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -36,6 +39,8 @@ struct Kept {
     incarnation: Incarnation,
     aliases: Vec<AliasName>,
     properties: Properties,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    links: Vec<NodePath>,
 }
 
 /// What rules and properties have established.
@@ -44,6 +49,8 @@ pub struct RuleAliases {
     folder: PathBuf,
     /// The properties that the configuration matches.
     wanted: BTreeSet<String>,
+    /// The links that it matches.
+    wanted_links: BTreeSet<NodePath>,
     kept: BTreeMap<SysPath, Kept>,
 }
 
@@ -81,15 +88,30 @@ impl RuleAliases {
             Self {
                 folder: folder.into(),
                 wanted: BTreeSet::new(),
+                wanted_links: BTreeSet::new(),
                 kept,
             },
             bad,
         ))
     }
 
-    /// Keeps these properties from now on.
-    pub fn set_wanted(&mut self, properties: BTreeSet<String>) {
+    /// Keeps these properties and links from now on.
+    pub fn set_wanted(&mut self, properties: BTreeSet<String>, links: BTreeSet<NodePath>) {
         self.wanted = properties;
+        self.wanted_links = links;
+    }
+
+    /// Fills in what is kept of a node whose record of udev's cannot be had now. Keeps nothing.
+    pub fn recall(&self, node: &mut HostNode) {
+        let known = self.kept.get(node.syspath());
+        let Some(known) = known.filter(|known| known.incarnation == node.incarnation()) else {
+            return;
+        };
+        node.rule_aliases.clone_from(&known.aliases);
+        node.properties.extend(known.properties.clone());
+        node.links.extend(known.links.iter().cloned());
+        node.links.sort();
+        node.links.dedup();
     }
 
     /// Fills in what this or an earlier event has established for the node's device, and keeps it. Words of the property
@@ -113,15 +135,23 @@ impl RuleAliases {
                 properties.insert(key.clone(), value.clone());
             }
         }
+        let links: Vec<NodePath> = node
+            .links
+            .iter()
+            .filter(|link| self.wanted_links.contains(link))
+            .cloned()
+            .collect();
         node.rule_aliases.clone_from(&aliases);
         for (key, value) in &properties {
             node.properties
                 .entry(key.clone())
                 .or_insert_with(|| value.clone());
         }
-        if known.is_some_and(|known| known.aliases == aliases && known.properties == properties)
-            || known.is_none() && aliases.is_empty() && properties.is_empty()
-        {
+        let is_kept = match known {
+            Some(known) => known.aliases == aliases && known.properties == properties && known.links == links,
+            None => aliases.is_empty() && properties.is_empty() && links.is_empty(),
+        };
+        if is_kept {
             return (bad, Ok(()));
         }
         let kept = Kept {
@@ -129,6 +159,7 @@ impl RuleAliases {
             incarnation: node.incarnation(),
             aliases,
             properties,
+            links,
         };
         let forgotten = self.forget_former(&kept);
         let stored = self.store(&kept);
@@ -245,7 +276,10 @@ mod tests {
     fn open(folder: &Path, incarnation: u64) -> RuleAliases {
         let (mut rules, bad) = RuleAliases::open(folder, |_| Some(Incarnation(incarnation))).unwrap();
         assert_eq!(bad, Vec::<PathBuf>::new());
-        rules.set_wanted(BTreeSet::from(["MINE".to_owned(), "OTHER".to_owned()]));
+        rules.set_wanted(
+            BTreeSet::from(["MINE".to_owned(), "OTHER".to_owned()]),
+            BTreeSet::from(["serial/by-id/mine".parse().unwrap()]),
+        );
         rules
     }
 
@@ -323,6 +357,32 @@ mod tests {
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
         rules.forget_gone(|_| Some(Incarnation(8))).unwrap();
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_stands_in_for_a_record_that_cannot_be_had() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut rules = open(temp.path(), 7);
+        let mut add = node(7, &[(PROPERTY, "a"), ("MINE", "1"), ("ID_X", "y")]);
+        add.links = vec!["serial/by-id/mine".parse().unwrap(), "x".parse().unwrap()];
+        rules.note(&mut add).1.unwrap();
+        let rules = open(temp.path(), 7);
+        let mut bare = node(7, &[]);
+        rules.recall(&mut bare);
+        assert_eq!(bare.rule_aliases, ["a".parse().unwrap()]);
+        assert_eq!(bare.properties, [("MINE".to_owned(), "1".to_owned())].into());
+        assert_eq!(bare.links, ["serial/by-id/mine".parse().unwrap()]);
+        let mut next = node(8, &[]);
+        rules.recall(&mut next);
+        assert_eq!(next, node(8, &[]));
+        // A link does not hold by itself.
+        let mut rules = rules;
+        rules.note(&mut bare.clone()).1.unwrap();
+        let mut without = node(7, &[]);
+        rules.note(&mut without).1.unwrap();
+        assert_eq!(without.links, []);
+        rules.recall(&mut without);
+        assert_eq!(without.links, []);
     }
 
     #[test]

@@ -10,26 +10,21 @@
 mod files;
 mod patient;
 mod properties;
+mod udev;
 
 pub use files::SysfsError;
 
 use super::event::{Changed, Properties};
-use super::udev_record::{self, MAX_RECORD};
 use super::usb_port;
-use crate::model::{DevKind, DevNum, HostNode, Incarnation, NodePath, SysDevice, SysPath};
-use files::{attribute, device_path, devnum_at, failed, incarnation_at, link_name, open, uevent_at};
+use crate::model::{DevKind, HostNode, Incarnation, NodePath, SysDevice, SysPath};
+use files::{attribute, device_path, devnum_at, failed, incarnation_at, link_name, uevent_at};
 use patient::Patient;
 use properties::{links, of_device, with_sysfs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 /// How many devices are remembered; more than a big host has, and none is lost by forgetting.
 const MAX_CACHE: usize = 16_384;
-/// The mode of a node that the host does not have in `/dev`: what the kernel gives without further word.
-const DEFAULT_MODE: u16 = 0o600;
 
 /// What of a USB device identifies it.
 const USB_DEVICE: &[&str] = &[
@@ -71,10 +66,13 @@ impl Default for Roots {
 pub struct Scan {
     /// The nodes with which udev is done, by path.
     pub nodes: Vec<HostNode>,
-    /// Devices with a node with which udev is not done, or of which it cannot be told yet whether its record is theirs: leave
-    /// them as they are until their event, or until a scan after the queue has drained.
-    pub pending: Vec<SysPath>,
-    /// What could not be read, or not within a moment; these devices are among the pending: scan again after a while.
+    /// Nodes with which udev is not done, or of which it cannot be told yet whether its record is theirs, read from sysfs
+    /// alone: without links and properties of udev's. Until their event, or a scan after the queue has drained, they justify
+    /// what is there already and nothing new.
+    pub pending: Vec<HostNode>,
+    /// Devices that are there and could not be read, or not within a moment: leave them as they are.
+    pub unread: Vec<SysPath>,
+    /// Why not: scan again after a while.
     pub failed: Vec<SysfsError>,
     /// udev was busy and something is pending: scan again when its queue has drained.
     pub again: bool,
@@ -131,7 +129,7 @@ impl Reader {
     ) -> Result<Option<HostNode>, SysfsError> {
         match self.look(syspath, event, false)? {
             Looked::Node(node) => Ok(Some(*node)),
-            Looked::Pending | Looked::Nothing => Ok(None),
+            Looked::Pending(_) | Looked::Nothing => Ok(None),
         }
     }
 
@@ -161,15 +159,15 @@ impl Reader {
         for syspath in paths {
             match self.look(&syspath, None, busy) {
                 Ok(Looked::Node(node)) => scan.nodes.push(*node),
-                Ok(Looked::Pending) => scan.pending.push(syspath),
+                Ok(Looked::Pending(node)) => scan.pending.push(*node),
                 Ok(Looked::Nothing) => {}
                 Err(error) => {
                     scan.failed.push(error);
-                    scan.pending.push(syspath);
+                    scan.unread.push(syspath);
                 }
             }
         }
-        scan.again = busy && !scan.pending.is_empty();
+        scan.again = busy && !(scan.pending.is_empty() && scan.unread.is_empty());
         Ok(scan)
     }
 
@@ -220,16 +218,19 @@ impl Reader {
         };
         let devtype = raw.get("DEVTYPE").cloned();
         let (mode, born) = self.host_node(&devname, devnum);
-        let properties = match event {
+        let (properties, is_done) = match event {
             // The event is of another device that had this place.
             Some(event) if event.devnum != devnum || !self.speaks_of(event, born) => {
                 return Ok(Looked::Nothing);
             }
-            Some(event) => event.properties.clone(),
-            None => match self.record(devnum, born, busy)? {
-                Some(record) => with_sysfs(record, uevent, syspath, subsystem.as_deref(), &devname),
-                None => return Ok(Looked::Pending),
-            },
+            Some(event) => (event.properties.clone(), true),
+            None => {
+                let record = self.record(devnum, born, busy)?;
+                let is_done = record.is_some();
+                let record = record.unwrap_or_default();
+                let all = with_sysfs(record, uevent, syspath, subsystem.as_deref(), &devname);
+                (all, is_done)
+            }
         };
         let own = self.own_device(syspath, incarnation, subsystem, devtype)?;
         let mut chain = vec![own];
@@ -243,7 +244,7 @@ impl Reader {
         if incarnation_at(&dir)? != Some(incarnation) {
             return Ok(Looked::Nothing);
         }
-        Ok(Looked::Node(Box::new(HostNode {
+        let node = Box::new(HostNode {
             devnum,
             devname,
             mode,
@@ -251,66 +252,12 @@ impl Reader {
             properties: of_device(properties),
             rule_aliases: Vec::new(),
             chain,
-        })))
-    }
-
-    /// Mode of the host's node and when it was made, if it is there and has this number.
-    fn host_node(&self, devname: &NodePath, devnum: DevNum) -> (u16, Option<SystemTime>) {
-        match self.roots.dev.join(devname.as_path()).symlink_metadata() {
-            Ok(meta) if DevNum::from_stat(meta.mode(), meta.rdev()) == Some(devnum) => (
-                u16::try_from(meta.mode() & 0o777).unwrap_or(DEFAULT_MODE),
-                meta.created().ok(),
-            ),
-            Ok(_) | Err(_) => (DEFAULT_MODE, None),
-        }
-    }
-
-    /// Whether an event speaks of the device whose node was made at `born`, or of one that had its place before. Later events
-    /// are told apart by the removals between them.
-    fn speaks_of(&self, event: &Changed, born: Option<SystemTime>) -> bool {
-        if event.seqnum > self.suspect_until {
-            return true;
-        }
-        let initialized = event.properties.get("USEC_INITIALIZED");
-        match (initialized.and_then(|usec| usec.parse().ok()), born) {
-            (Some(usec), Some(born)) => began_after(usec, born),
-            // Nothing to tell by: the scan saw what was there, and this is the word of udev.
-            (None, _) | (_, None) => true,
-        }
-    }
-
-    /// udev's record for a number, if udev is done with the device that has it now.
-    fn record(
-        &self,
-        devnum: DevNum,
-        born: Option<SystemTime>,
-        busy: bool,
-    ) -> Result<Option<Properties>, SysfsError> {
-        let path = self.roots.udev.join("data").join(devnum.to_string());
-        let Some(mut file) = open(&path)? else {
-            return Ok(None);
-        };
-        if busy {
-            let written = file.metadata().and_then(|meta| meta.modified());
-            if !matches!((born, written), (Some(born), Ok(written)) if written > born) {
-                return Ok(None);
-            }
-        }
-        let mut bytes = Vec::new();
-        Read::by_ref(&mut file)
-            .take(MAX_RECORD as u64)
-            .read_to_end(&mut bytes)
-            .map_err(failed("read", &path))?;
-        let record = udev_record::parse(&bytes);
-        let is_done = match record.initialized {
-            // An event of the number's former device may have rewritten its record since; what stays then is when udev
-            // first was done with that one.
-            Some(initialized) => !busy || born.is_some_and(|born| began_after(initialized, born)),
-            // Of a device that no rule has anything to say about (a printer's lp0) the record is there and empty. It
-            // goes with the device's removal, so whose it is can be told only when udev has nothing left to do.
-            None => !busy && bytes.is_empty(),
-        };
-        Ok(is_done.then_some(record.properties))
+        });
+        Ok(if is_done {
+            Looked::Node(node)
+        } else {
+            Looked::Pending(node)
+        })
     }
 
     /// The node's own directory as a device, without the attributes that belong to this node alone.
@@ -491,8 +438,8 @@ impl Reader {
 enum Looked {
     /// A node with which udev is done.
     Node(Box<HostNode>),
-    /// A node with which udev is not done.
-    Pending,
+    /// A node with which udev is not done, as sysfs has it.
+    Pending(Box<HostNode>),
     /// No node.
     Nothing,
 }
@@ -509,17 +456,6 @@ fn add_attribute(dir: &Path, name: &str, device: &mut SysDevice) -> Result<(), S
         device.attributes.insert(name.into(), value);
     }
     Ok(())
-}
-
-/// Whether a moment of the monotonic clock, in microseconds, lies after `born`.
-fn began_after(monotonic: u64, born: SystemTime) -> bool {
-    let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else {
-        return false;
-    };
-    let age = Duration::from(now).saturating_sub(Duration::from_micros(monotonic));
-    SystemTime::now()
-        .checked_sub(age)
-        .is_some_and(|began| began > born)
 }
 
 #[cfg(test)]

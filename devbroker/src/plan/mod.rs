@@ -73,6 +73,15 @@ pub struct Placed {
     pub links: BTreeMap<NodePath, String>,
 }
 
+impl Placed {
+    /// Whether a node of the very stay of the device that is wanted is there, wherever.
+    pub fn has(&self, want: &Want) -> bool {
+        self.nodes.values().any(|node| {
+            node.syspath == want.syspath && node.incarnation == want.incarnation && node.devnum == want.devnum
+        })
+    }
+}
+
 /// What is at a path of the container's `/dev` now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {

@@ -2,7 +2,7 @@
 
 use super::anchor::{Anchor, device_of, is_usb_device, pci_of, usb_of};
 use crate::config::{Config, Key, Match};
-use crate::model::{AliasName, HostNode, SysDevice};
+use crate::model::{AliasName, HostNode, NodePath, SysDevice};
 use std::collections::BTreeSet;
 
 /// An alias that a node's device may have.
@@ -14,46 +14,41 @@ pub struct Candidate {
     pub anchor: Anchor,
 }
 
-/// The sysfs attributes that the configuration asks for, on the node itself.
-pub fn wanted_attributes(config: &Config) -> BTreeSet<String> {
-    keys(config)
-        .filter_map(|key| match key {
-            Key::Attribute(name, _) => Some(name.clone()),
+/// What the configuration asks of a node besides what is always read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// sysfs attributes of the node itself.
+    pub attributes: BTreeSet<String>,
+    /// udev's properties: what an event established by them holds while the device stays.
+    pub properties: BTreeSet<String>,
+    /// udev's links, and kernel names.
+    pub links: BTreeSet<NodePath>,
+}
+
+/// What all aliases of the configuration ask for.
+pub fn wanted(config: &Config) -> Wanted {
+    let mut wanted = Wanted::default();
+    let matches = config.aliases.values().flat_map(|alias| &alias.matches);
+    for key in matches.flat_map(|one| &one.keys) {
+        match key {
+            Key::Attribute(name, _) => {
+                wanted.attributes.insert(name.clone());
+            }
+            Key::Property(name, _) => {
+                wanted.properties.insert(name.clone());
+            }
+            Key::Link(path) => {
+                wanted.links.insert(path.clone());
+            }
             Key::Vendor(_)
             | Key::Product(_)
             | Key::Serial(_)
             | Key::Port(_)
             | Key::Subsystem(_)
-            | Key::Driver(_)
-            | Key::Link(_)
-            | Key::Property(..) => None,
-        })
-        .collect()
-}
-
-/// The udev properties that the configuration asks for: what an event established by them holds while the device stays.
-pub fn wanted_properties(config: &Config) -> BTreeSet<String> {
-    keys(config)
-        .filter_map(|key| match key {
-            Key::Property(name, _) => Some(name.clone()),
-            Key::Vendor(_)
-            | Key::Product(_)
-            | Key::Serial(_)
-            | Key::Port(_)
-            | Key::Subsystem(_)
-            | Key::Driver(_)
-            | Key::Link(_)
-            | Key::Attribute(..) => None,
-        })
-        .collect()
-}
-
-fn keys(config: &Config) -> impl Iterator<Item = &Key> {
-    config
-        .aliases
-        .values()
-        .flat_map(|alias| &alias.matches)
-        .flat_map(|one| &one.keys)
+            | Key::Driver(_) => {}
+        }
+    }
+    wanted
 }
 
 /// The aliases that this node speaks for: those whose match it or its device meets, and those that a udev rule gave it.

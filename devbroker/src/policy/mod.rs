@@ -11,7 +11,7 @@ mod role;
 
 pub use anchor::{Anchor, Cover};
 pub use bind::{AliasRecord, Binding, BoundBy, DeviceRecord, bind, keys_text};
-pub use candidates::{Candidate, candidates, wanted_attributes, wanted_properties};
+pub use candidates::{Candidate, Wanted, candidates, wanted};
 pub use explain::{
     AliasExplanation, DeviceExplanation, KeyExplanation, MatchExplanation, explain_alias, explain_device,
     propose, telling_apart,

@@ -4,6 +4,7 @@
 mod attach_pid;
 mod boot;
 mod broker_killed;
+mod busy_restart;
 mod ctm_basic;
 mod daemon_reload;
 mod disk_partitions;
@@ -79,6 +80,7 @@ pub const ALL: &[Scenario] = &[
         about: "the broker does not listen to udev, the hook carries everything",
         run: hook_only::run,
     },
+    scenario("busy-restart", "the broker is started again while udev is busy: what is placed stays, what is new waits", busy_restart::run),
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),

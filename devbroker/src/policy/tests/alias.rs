@@ -3,9 +3,7 @@
 use super::{Usb, bare, config, dir, host_node};
 use crate::model::{DevNum, PortName};
 use crate::policy::keys_text;
-use crate::policy::{
-    AliasRecord, Anchor, BoundBy, Cover, bind, candidates, wanted_attributes, wanted_properties,
-};
+use crate::policy::{AliasRecord, Anchor, BoundBy, Cover, bind, candidates, wanted};
 
 fn aliases(text: &str, node: &crate::model::HostNode) -> Vec<(String, String, Cover)> {
     candidates(&config(text), node)
@@ -68,11 +66,12 @@ fn each_key() {
 #[test]
 fn what_is_asked_of_a_node() {
     let config = config(
-        "[alias.a]\nmatch = [{ property.ID_X = '1', attr.name = 'n' }, { attr.index = '0' }]\n[alias.b]\nmatch = { property.ID_Y = '2', serial = 's' }",
+        "[alias.a]\nmatch = [{ property.ID_X = '1', attr.name = 'n' }, { attr.index = '0', link = '/dev/serial/by-id/x' }]\n[alias.b]\nmatch = { property.ID_Y = '2', serial = 's' }",
     );
-    let texts = |all: std::collections::BTreeSet<String>| all.into_iter().collect::<Vec<_>>();
-    assert_eq!(texts(wanted_properties(&config)), ["ID_X", "ID_Y"]);
-    assert_eq!(texts(wanted_attributes(&config)), ["index", "name"]);
+    let wanted = wanted(&config);
+    assert_eq!(wanted.properties, ["ID_X", "ID_Y"].map(str::to_owned).into());
+    assert_eq!(wanted.attributes, ["index", "name"].map(str::to_owned).into());
+    assert_eq!(wanted.links, ["serial/by-id/x".parse().unwrap()].into());
 }
 
 #[test]
