@@ -1,0 +1,190 @@
+//! Brings what is dirty into step: who each alias is, what each container has, the links on the host, what is remembered.
+
+use super::State;
+use super::publish::event_of;
+use crate::api::{EventKind, EventView};
+use crate::daemon::host_state::{self, Bound};
+use crate::host::alias_links::AliasLinks;
+use crate::model::{AliasName, ContainerKey, ContainerRef, DevNum, Incarnation, Permissions, Role, SysPath};
+use crate::plan::Want;
+use std::time::Instant;
+
+impl State {
+    /// Brings everything that is dirty into step.
+    pub(in crate::daemon) fn settle(&mut self, now: Instant) {
+        if self.scan_wanted || self.scan_retry.due().is_some_and(|due| due <= now) {
+            self.rescan();
+        }
+        let changed = self.host.rebind(&self.config, &self.records);
+        for (alias, before) in &changed {
+            self.rebound(alias, before.as_ref());
+        }
+        let due: Vec<ContainerRef> = self
+            .containers
+            .iter()
+            .filter(|(_, served)| served.retry.due().is_some_and(|due| due <= now))
+            .map(|(container, _)| container.clone())
+            .collect();
+        self.dirty.extend(due);
+        self.dirty.extend(host_state::concerned(&self.granted, &changed));
+        for container in std::mem::take(&mut self.dirty) {
+            self.settle_container(&container, now);
+        }
+        for alias in changed.keys() {
+            self.link_on_host(alias);
+        }
+        self.stirred = None;
+    }
+
+    /// When something is to be tried again without an event.
+    pub(in crate::daemon) fn next_retry(&self) -> Option<Instant> {
+        self.containers
+            .values()
+            .filter_map(|served| served.retry.due())
+            .chain(self.scan_retry.due())
+            .min()
+    }
+
+    /// Nothing is waiting to be done.
+    pub(in crate::daemon) fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.next_retry().is_none() && !self.scan_again && !self.scan_wanted
+    }
+
+    fn rebound(&mut self, alias: &AliasName, before: Option<&Bound>) {
+        let Some(bound) = self.host.alias(alias) else {
+            return;
+        };
+        let binding = bound.binding.clone();
+        if let Some(record) = &binding.record {
+            if self.records.get(alias) != Some(record) {
+                self.records.insert(alias.clone(), record.clone());
+                self.storage.alias_record(alias.clone(), record.clone());
+            }
+        }
+        let was = before.and_then(|before| before.binding.bound.as_ref());
+        let event = match (&binding.bound, was) {
+            (Some(now), was) if was != Some(now) => {
+                let mut event = EventView::new(EventKind::AliasBound, format!("{alias} is {}", now.syspath));
+                event.syspath = Some(now.syspath.clone());
+                Some(event)
+            }
+            (None, Some(was)) => {
+                let mut event = EventView::new(EventKind::AliasReleased, format!("{alias} has no device"));
+                event.syspath = Some(was.syspath.clone());
+                Some(event)
+            }
+            (Some(_) | None, _) => None,
+        };
+        if let Some(mut event) = event {
+            event.alias = Some(alias.clone());
+            self.publish(event);
+        }
+        let ambiguous_before = before
+            .map(|before| before.binding.ambiguous.as_slice())
+            .unwrap_or_default();
+        if !binding.ambiguous.is_empty() && ambiguous_before != binding.ambiguous {
+            let others: Vec<String> = binding
+                .ambiguous
+                .iter()
+                .map(|anchor| anchor.syspath.to_string())
+                .collect();
+            let text = format!(
+                "{alias} is also matched by {}; see `devbroker why {alias}`",
+                others.join(", ")
+            );
+            tracing::warn!(%alias, "{text}");
+            let mut event = EventView::new(EventKind::AliasAmbiguous, text);
+            event.alias = Some(alias.clone());
+            self.publish(event);
+        }
+    }
+
+    /// What a container is granted of the devices that are there. Of one that udev is not done with, only what it has already.
+    pub(in crate::daemon) fn wants(&self, container: &ContainerRef) -> Vec<Want> {
+        let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
+        let served = self.containers.get(container);
+        served.map_or_else(Vec::new, |served| {
+            host_state::wants(grants, &self.host, served.ledger.placed())
+        })
+    }
+
+    fn settle_container(&mut self, container: &ContainerRef, now: Instant) {
+        let wants = self.wants(container);
+        let Some(served) = self.containers.get_mut(container) else {
+            return;
+        };
+        let (reader, host) = (&self.reader, &self.host);
+        let mut still_is = |syspath: &SysPath, incarnation: Incarnation, devnum: DevNum| {
+            host.node(syspath).is_some_and(|node| {
+                node.incarnation() == incarnation
+                    && node.devnum == devnum
+                    && reader.still_is(node).unwrap_or(false)
+            })
+        };
+        let settled = served.settle(&wants, &mut self.remember, now, &mut still_is);
+        let key = served.registration.key();
+        self.keep(&key, settled.seen);
+        for action in &settled.applied {
+            if let Some(event) = event_of(action, container) {
+                self.publish(event);
+            }
+        }
+        for (action, error) in settled.failed {
+            tracing::warn!(%container, %action, %error, "action");
+            let mut event = EventView::new(
+                EventKind::ActionFailed,
+                format!("{action} in {container}: {error}"),
+            );
+            event.container = Some(container.clone());
+            self.publish(event);
+        }
+    }
+
+    fn link_on_host(&mut self, alias: &AliasName) {
+        let now = self.folder.get(alias);
+        let mut links = AliasLinks::default();
+        for member in self.host.members(alias) {
+            let node = &member.node.devname;
+            // What udev is not done with gets no link, and loses none.
+            let done = self.host.is_done(member.node.syspath());
+            if member.primary && (done || now.primary.as_ref() == Some(node)) {
+                links.primary = Some(node.clone());
+            }
+            if done || now.roles.get(&member.role) == Some(node) {
+                links.roles.insert(member.role, node.clone());
+            }
+        }
+        if let Err(error) = self.folder.set(alias, &links) {
+            tracing::warn!(%alias, %error, "alias link");
+        }
+    }
+
+    /// Removes alias links that a stopped daemon left behind.
+    pub(in crate::daemon) fn tidy_links(&self) {
+        let known = |alias: &AliasName| self.host.alias(alias).is_some();
+        if let Err(error) = self.folder.keep_only(&known) {
+            tracing::warn!(%error, "alias links");
+        }
+    }
+
+    /// Notes the permissions of everything that is placed.
+    pub(in crate::daemon) fn snapshot(&mut self) {
+        let all: Vec<_> = self
+            .containers
+            .values()
+            .map(|served| (served.registration.key(), served.snapshot()))
+            .collect();
+        for (key, seen) in all {
+            self.keep(&key, seen);
+        }
+    }
+
+    /// Remembers permissions that were seen.
+    pub(in crate::daemon) fn keep(&mut self, key: &ContainerKey, seen: Vec<(AliasName, Role, Permissions)>) {
+        for (alias, role, permissions) in seen {
+            if let Err(error) = self.remember.set(key, &alias, &role, permissions) {
+                tracing::error!(%error, "remember");
+            }
+        }
+    }
+}
