@@ -20,6 +20,8 @@ put_text() { # file, folder [name]
 put 755 "$programs/devbroker" "$to/bin"
 put 755 "$programs/ctm" "$to/bin"
 put 755 "$programs/devbroker-hook" "$to/lib/devbroker" hook
+mkdir -p "$to/lib/systemd/system-generators"
+ln -sfn ../../../bin/ctm "$to/lib/systemd/system-generators/ctm-generator"
 cd "$source"
 for file in rules/*.rules; do put_text "$file" "$to/lib/udev/rules.d"; done
 for file in systemd/*.service systemd/*.socket systemd/*.slice systemd/*.target; do

@@ -3,7 +3,7 @@
 //! Every device is allowed here: what holds the container is the broker's device program, attached before the first
 //! process runs. crun would otherwise attach one of its own, and two programs that both must agree cannot be opened up.
 
-use crate::definition::Definition;
+use crate::definition::{Definition, MountDefinition, MountSource};
 use crate::ids::Ids;
 use crate::layout::RunFolder;
 use crate::signal::StopSignal;
@@ -15,6 +15,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
     get_default_readonly_paths,
 };
+use std::collections::HashSet;
 use std::path::Path;
 
 /// What every container may do; nothing that reaches beyond it.
@@ -54,11 +55,8 @@ const EPERM: u32 = 1;
 
 /// The configuration with which crun runs `definition`; `cgroup` is below the cgroup v2 mount.
 pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> Result<Spec, OciSpecError> {
-    let mut capabilities: std::collections::HashSet<_> = CAPABILITIES.into_iter().collect();
-    if definition.ids != Ids::Host {
-        capabilities.extend(NAMESPACED);
-    }
-    let none = std::collections::HashSet::new();
+    let capabilities = capabilities(definition);
+    let none = HashSet::new();
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
@@ -104,7 +102,7 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
             .build()?;
         linux = linux.uid_mappings(vec![mapping]).gid_mappings(vec![mapping]);
     }
-    SpecBuilder::default()
+    let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(
             RootBuilder::default()
@@ -116,7 +114,28 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
         .mounts(mounts(definition, run)?)
         .process(process)
         .linux(linux.build()?)
-        .build()
+        .build()?;
+    // Nothing is "no domain" to the runtime, an empty one would be set.
+    if !definition.domain.is_empty() {
+        spec.set_domainname(Some(definition.domain.clone()));
+    }
+    Ok(spec)
+}
+
+/// The usual capabilities with the definition's changes, of which later ones win.
+fn capabilities(definition: &Definition) -> HashSet<Capability> {
+    let mut set: HashSet<_> = CAPABILITIES.into_iter().collect();
+    if definition.ids != Ids::Host {
+        set.extend(NAMESPACED);
+    }
+    for change in &definition.capabilities {
+        if change.given {
+            set.insert(change.capability);
+        } else {
+            set.remove(&change.capability);
+        }
+    }
+    set
 }
 
 fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
@@ -200,11 +219,44 @@ fn mounts(definition: &Definition, run: &RunFolder) -> Result<Vec<Mount>, OciSpe
             &["nosuid", "nodev", "mode=1777", "size=50%"],
         )?);
     }
+    for own in &definition.mounts {
+        all.push(own_mount(own, run)?);
+    }
     Ok(all)
+}
+
+/// What the definition mounts. Whatever it is, set-id programs and devices in it are without effect.
+fn own_mount(own: &MountDefinition, run: &RunFolder) -> Result<Mount, OciSpecError> {
+    let bind = if own.follow {
+        ["rbind", "rslave"]
+    } else {
+        ["bind", "private"]
+    };
+    let access = if own.read_only { "ro" } else { "rw" };
+    let size;
+    let (typ, source, mut options) = match &own.source {
+        MountSource::Bind(path) => ("bind", path.clone(), bind.to_vec()),
+        MountSource::Uuid(uuid) => ("bind", run.volume(uuid), bind.to_vec()),
+        MountSource::Tmpfs(bytes) => {
+            size = format!("size={bytes}");
+            ("tmpfs", "tmpfs".into(), vec!["mode=755", size.as_str()])
+        }
+    };
+    options.extend(["nosuid", "nodev", access]);
+    mount_at(&own.target, typ, source, &options)
 }
 
 fn mount(
     destination: &str,
+    typ: &str,
+    source: impl AsRef<Path>,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
+    mount_at(Path::new(destination), typ, source, options)
+}
+
+fn mount_at(
+    destination: &Path,
     typ: &str,
     source: impl AsRef<Path>,
     options: &[&str],
@@ -250,8 +302,13 @@ mod tests {
     fn made(ids: Ids) -> Value {
         let layout = Layout::default();
         let definition = Definition::new("scan".parse().unwrap(), ids, &layout);
+        made_of(&definition)
+    }
+
+    fn made_of(definition: &Definition) -> Value {
+        let layout = Layout::default();
         let spec = spec(
-            &definition,
+            definition,
             &layout.run_of(&definition.name),
             Path::new("/ctm/scan/container"),
         )
@@ -355,5 +412,59 @@ mod tests {
         assert_eq!(mounts, expected);
         assert_eq!(spec["mounts"][1]["options"], json!(["bind", "nosuid", "noexec"]));
         assert_eq!(spec["linux"].get("devices"), None);
+    }
+
+    /// A definition's changes and nothing else.
+    #[test]
+    fn capabilities_that_are_given_and_taken() {
+        let layout = Layout::default();
+        let mut definition = Definition::new("ntp".parse().unwrap(), Ids::Host, &layout);
+        let usual = made_of(&definition);
+        let set = |spec: &Value| sorted(&spec["process"]["capabilities"]["bounding"]);
+        definition.capabilities = vec!["+SYS_TIME".parse().unwrap()];
+        let mut expected = set(&usual);
+        expected.push("CAP_SYS_TIME".into());
+        expected.sort();
+        let mut changed = made_of(&definition);
+        assert_eq!(set(&changed), expected);
+        changed["process"]["capabilities"] = usual["process"]["capabilities"].clone();
+        assert_eq!(changed, usual);
+        definition.capabilities = ["+SYS_TIME", "-SYS_TIME", "-CHOWN"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        let taken = set(&made_of(&definition));
+        assert!(
+            !taken
+                .iter()
+                .any(|name| name == "CAP_CHOWN" || name == "CAP_SYS_TIME")
+        );
+        assert_eq!(taken.len() + 1, set(&usual).len());
+    }
+
+    #[test]
+    fn mounts_of_the_definition_come_last() {
+        let layout = Layout::default();
+        let text = "userns = false\ndomain = \"example.org\"\nmount = [{ bind = \"/srv/a\", target = \"/a\", read_only = true },\
+                    { bind = \"/srv/b\", target = \"/b\", follow = true }, { tmpfs = \"1M\", target = \"/c\" },\
+                    { uuid = \"12-34\", target = \"/d\" }]";
+        let definition = Definition::parse(
+            &"scan".parse().unwrap(),
+            Path::new("x.toml"),
+            text.as_bytes(),
+            &layout,
+        )
+        .unwrap();
+        let spec = made_of(&definition);
+        assert_eq!(spec["domainname"], json!("example.org"));
+        let mounts = spec["mounts"].as_array().unwrap();
+        assert_eq!(
+            json!(mounts[mounts.len() - 4..]),
+            json!([
+                { "destination": "/a", "type": "bind", "source": "/srv/a", "options": ["bind", "private", "nosuid", "nodev", "ro"] },
+                { "destination": "/b", "type": "bind", "source": "/srv/b", "options": ["rbind", "rslave", "nosuid", "nodev", "rw"] },
+                { "destination": "/c", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "size=1M", "nosuid", "nodev", "rw"] },
+                { "destination": "/d", "type": "bind", "source": "/run/ctm/scan/volumes/12-34", "options": ["bind", "private", "nosuid", "nodev", "rw"] },
+            ])
+        );
     }
 }

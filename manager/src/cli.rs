@@ -1,7 +1,8 @@
 //! The arguments, as typed.
 
+use crate::definition::Edit;
 use clap::{Args, Parser, Subcommand};
-use devbroker::model::ContainerName;
+use devbroker::model::{AliasName, ContainerName};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -27,6 +28,16 @@ pub(crate) enum Verb {
     List(Output),
     /// Show one container.
     Status(Status),
+    /// Change a definition: all of the changes, or none if one of them cannot be.
+    Set(Set),
+    /// Have a container started at boot, or when a device comes.
+    Enable(Enable),
+    /// Have a container started by `ctm start` alone.
+    Disable(Name),
+    /// Change a definition in an editor; it is only saved without faults.
+    Edit(Name),
+    /// Show a definition with all that it does not say, and where each value is from.
+    Config(Status),
     /// Remove a container, its definition and its root file system below /var/lib/ctm.
     Destroy(Destroy),
     /// Start a container and stay with it until it ends; what ctm@.service runs.
@@ -111,6 +122,24 @@ pub(crate) struct Status {
     pub(crate) name: ContainerName,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// A key and its new value, as TOML or as plain text; without a value it has the usual one again.
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub(crate) changes: Vec<Edit>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enable {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Not at boot but while a device holds this alias.
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) on: Option<AliasName>,
 }
 
 #[derive(Debug, Args)]

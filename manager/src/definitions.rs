@@ -1,35 +1,107 @@
-//! The folder of definitions: reading one, listing all.
+//! The folders of definitions and profiles: reading one, replacing one, listing all.
 
-use crate::definition::{Definition, Faults, MAX_FILE};
+use crate::atomic;
+use crate::definition::{Definition, EditError, Faults, MAX_FILE, Parsed, Text, parse, profile_of};
 use crate::layout::Layout;
 use devbroker::model::ContainerName;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// A definition that cannot be had.
+/// A definition that cannot be had or changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     /// There is none.
     #[error("there is no container {0}; `ctm list` shows those that there are")]
     Unknown(ContainerName),
-    /// It cannot be read.
-    #[error("cannot read {}: {source}", .path.display())]
-    Io { path: PathBuf, source: io::Error },
+    /// Its profile is not there.
+    #[error("{} names the profile {profile}, and there is no {}", .definition.display(), .path.display())]
+    Profile {
+        definition: PathBuf,
+        profile: ContainerName,
+        path: PathBuf,
+    },
+    /// It cannot be read or written.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     /// It is wrong.
     #[error(transparent)]
     Faults(#[from] Faults),
+    /// It cannot be changed like this.
+    #[error(transparent)]
+    Edit(#[from] EditError),
 }
 
 /// Reads the definition of a container.
 pub(crate) fn load(layout: &Layout, name: &ContainerName) -> Result<Definition, LoadError> {
+    load_with_origins(layout, name).map(|parsed| parsed.definition)
+}
+
+/// Reads the definition of a container and where each of its values is from.
+pub(crate) fn load_with_origins(layout: &Layout, name: &ContainerName) -> Result<Parsed, LoadError> {
+    parsed(layout, name, &bytes_of(layout, name)?)
+}
+
+/// The file of a container's definition, as it is.
+pub(crate) fn bytes_of(layout: &Layout, name: &ContainerName) -> Result<Vec<u8>, LoadError> {
+    bytes(&layout.definition(name))?.ok_or_else(|| LoadError::Unknown(name.clone()))
+}
+
+/// What these bytes say as the definition of `name`.
+pub(crate) fn parsed(layout: &Layout, name: &ContainerName, own: &[u8]) -> Result<Parsed, LoadError> {
     let path = layout.definition(name);
+    let profile = match profile_of(own) {
+        None => None,
+        Some(profile) => {
+            let at = layout.profile(&profile);
+            match bytes(&at)? {
+                Some(bytes) => Some((at, bytes)),
+                None => {
+                    return Err(LoadError::Profile {
+                        definition: path,
+                        profile,
+                        path: at,
+                    });
+                }
+            }
+        }
+    };
+    let profile = profile.as_ref().map(|(path, bytes)| Text { path, bytes });
+    let own = Text {
+        path: &path,
+        bytes: own,
+    };
+    Ok(parse(name, profile, own, layout)?)
+}
+
+/// Replaces the definition of a container by a text without faults, in one step.
+pub(crate) fn replace(layout: &Layout, name: &ContainerName, text: &str) -> Result<Parsed, LoadError> {
+    let parsed = parsed(layout, name, text.as_bytes())?;
+    let path = layout.definition(name);
+    atomic::write(&path, text.as_bytes(), 0o644).map_err(|source| LoadError::Io {
+        what: "write",
+        path,
+        source,
+    })?;
+    Ok(parsed)
+}
+
+/// A file, cut off one byte after the largest that is read; none if there is none.
+fn bytes(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    match File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(Definition::parse(name, &path, &bytes, layout)?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(LoadError::Unknown(name.clone())),
-        Err(source) => Err(LoadError::Io { path, source }),
+    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::Io {
+            what: "read",
+            path: path.into(),
+            source,
+        }),
     }
 }
 
@@ -37,6 +109,7 @@ pub(crate) fn load(layout: &Layout, name: &ContainerName) -> Result<Definition, 
 pub(crate) fn names(layout: &Layout) -> Result<Vec<ContainerName>, LoadError> {
     let path = &layout.definitions;
     let failed = |source| LoadError::Io {
+        what: "read",
         path: path.clone(),
         source,
     };

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Layout {
     /// Definitions, one `NAME.toml` for each container.
     pub(crate) definitions: PathBuf,
+    /// What many definitions have in common, one `PROFILE.toml` each.
+    pub(crate) profiles: PathBuf,
     /// Root file systems, `NAME/rootfs`.
     pub(crate) store: PathBuf,
     /// Run state, lost at reboot; 0700.
@@ -22,6 +24,7 @@ impl Default for Layout {
     fn default() -> Self {
         Self {
             definitions: "/etc/ctm/containers".into(),
+            profiles: "/etc/ctm/profiles".into(),
             store: "/var/lib/ctm".into(),
             run: "/run/ctm".into(),
             registrations: "/run/devbroker/containers".into(),
@@ -34,6 +37,11 @@ impl Layout {
     /// A container's definition.
     pub(crate) fn definition(&self, name: &ContainerName) -> PathBuf {
         self.definitions.join(format!("{name}.toml"))
+    }
+
+    /// A profile.
+    pub(crate) fn profile(&self, name: &ContainerName) -> PathBuf {
+        self.profiles.join(format!("{name}.toml"))
     }
 
     /// What ctm keeps of a container on disk.
@@ -95,6 +103,11 @@ impl RunFolder {
     /// What the container sees as /run/udev.
     pub(crate) fn udev(&self) -> PathBuf {
         self.0.join("udev")
+    }
+
+    /// Where the host mounts the file system of a block device that the container gets.
+    pub(crate) fn volume(&self, uuid: &str) -> PathBuf {
+        self.0.join("volumes").join(uuid)
     }
 
     /// The OCI bundle.

@@ -1,6 +1,7 @@
 //! ctm: system containers. Owns the arguments and the exit code; the verbs are in `verbs`.
 
 mod atomic;
+mod boot;
 mod broker;
 mod bundle;
 mod cgroup;
@@ -25,14 +26,18 @@ mod store;
 mod supervisor;
 mod sys;
 mod verbs;
+mod volume;
 
 use clap::Parser;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let generated_into = generator_folder(std::env::args_os());
+    let cli = generated_into.is_none().then(cli::Cli::parse);
     let filter = EnvFilter::try_from_env("CTM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -41,7 +46,13 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    match verbs::run(cli, &layout::Layout::default()) {
+    let layout = layout::Layout::default();
+    let done = match (generated_into, cli) {
+        (Some(folder), _) => verbs::generate::run(&layout, &folder),
+        (None, Some(cli)) => verbs::run(cli, &layout),
+        (None, None) => Ok(verbs::Code::Done),
+    };
+    match done {
         Ok(code) => code.into(),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
@@ -49,4 +60,12 @@ fn main() -> ExitCode {
             verbs::Code::of(&error).into()
         }
     }
+}
+
+/// Under the name `ctm-generator` systemd runs us, with its three folders; units of ordinary precedence go into the first.
+fn generator_folder(mut arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
+    let name = PathBuf::from(arguments.next()?);
+    (name.file_name()? == "ctm-generator")
+        .then(|| arguments.next())?
+        .map(PathBuf::from)
 }

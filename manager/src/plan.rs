@@ -5,13 +5,14 @@
 
 use crate::bundle;
 use crate::cgroup::{Cgroup, Run};
-use crate::definition::Definition;
+use crate::definition::{Definition, MountSource};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use devbroker::model::InstanceId;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(crate) enum Step {
     SharedFolder { path: PathBuf },
     /// The container's /dev with its standard nodes.
     Devfs { at: PathBuf, ids: Ids },
+    /// The file system of a block device, mounted for the container. Undone: unmounted.
+    Volume { uuid: String, at: PathBuf },
     /// The OCI bundle.
     Bundle { path: PathBuf, spec: Box<Spec> },
     /// `crun create`: namespaces, mounts, cgroup, first process waiting. Undone: `crun delete`, cgroup removed.
@@ -64,6 +67,7 @@ impl Step {
             Self::Enter { .. } => "enter",
             Self::SharedFolder { .. } => "shared-folder",
             Self::Devfs { .. } => "devfs",
+            Self::Volume { .. } => "volume",
             Self::Bundle { .. } => "bundle",
             Self::Create { .. } => "create",
             Self::Filter { .. } => "filter",
@@ -85,6 +89,7 @@ impl fmt::Display for Step {
             Self::Enter { run } => write!(f, "enter cgroup {}", run.supervisor().path().display()),
             Self::SharedFolder { path } | Self::Store { path, .. } => write!(f, "make {}", path.display()),
             Self::Devfs { at, .. } => write!(f, "mount the container's /dev on {}", at.display()),
+            Self::Volume { uuid, at } => write!(f, "mount the file system {uuid} on {}", at.display()),
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
             Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
             Self::Filter { dir, .. } => write!(f, "attach the device program, pinned in {}", dir.display()),
@@ -112,13 +117,28 @@ pub(crate) fn start(
     let folder = layout.run_of(&definition.name);
     let cgroup = run.container();
     let spec = bundle::spec(definition, &folder, cgroup.path())?;
-    Ok(vec![
+    let mut steps = vec![
         Step::Enter { run: run.clone() },
         Step::SharedFolder { path: folder.udev() },
         Step::Devfs {
             at: folder.devfs(),
             ids: definition.ids,
         },
+    ];
+    // Twice the same one is one volume, bound twice.
+    let volumes: BTreeSet<_> = definition
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.source {
+            MountSource::Uuid(uuid) => Some(uuid),
+            MountSource::Bind(_) | MountSource::Tmpfs(_) => None,
+        })
+        .collect();
+    steps.extend(volumes.into_iter().map(|uuid| Step::Volume {
+        uuid: uuid.clone(),
+        at: folder.volume(uuid),
+    }));
+    steps.extend([
         Step::Bundle {
             path: folder.bundle(),
             spec: Box::new(spec),
@@ -137,7 +157,8 @@ pub(crate) fn start(
             limit: ANNOUNCE_LIMIT,
         },
         Step::Start { cgroup },
-    ])
+    ]);
+    Ok(steps)
 }
 
 /// Where a new container's root file system comes from.
@@ -187,7 +208,7 @@ pub(crate) fn create(definition: &Definition, origin: &Origin, layout: &Layout) 
     };
     steps.push(Step::Define {
         path: layout.definition(&definition.name),
-        text: definition.text(),
+        text: definition.text(layout),
     });
     steps
 }

@@ -9,6 +9,7 @@ use crate::ownership::{self, OwnershipError};
 use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::store::{self, StoreError};
+use crate::volume::{self, VolumeError};
 use crate::{atomic, fail_point};
 use devbroker::access::DEFAULT_SEED;
 use devbroker::host::access::{DeviceFilter, FilterError};
@@ -45,6 +46,8 @@ pub(crate) enum StepError {
     Filter(#[from] FilterError),
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -124,6 +127,7 @@ impl<'a> Runner<'a> {
                 devfs.standard_nodes()?;
                 self.devfs = Some((at.clone(), devfs.st_dev(), *ids));
             }
+            Step::Volume { uuid, at } => volume::mount(uuid, at)?,
             Step::Bundle { path, spec } => {
                 atomic::folder(path, 0o700).map_err(io_error("make", path))?;
                 let file = path.join("config.json");
@@ -214,6 +218,7 @@ impl<'a> Runner<'a> {
             Step::Devfs { at, .. } => {
                 Devfs::destroy(at)?;
             }
+            Step::Volume { at, .. } => volume::unmount(at)?,
             Step::Create { cgroup } => {
                 cgroup.kill(Instant::now() + KILL_LIMIT)?;
                 Crun::new(self.layout, self.name).delete()?;

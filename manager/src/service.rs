@@ -7,7 +7,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) enum ServiceError {
     #[error("cannot run systemctl: {0}")]
     Run(#[source] io::Error),
     /// systemctl said no.
-    #[error("systemctl {verb} {unit} failed: {message}")]
+    #[error("systemctl {verb}{unit} failed: {message}")]
     Failed {
         verb: &'static str,
         unit: String,
@@ -39,23 +39,49 @@ pub(crate) fn is_available() -> bool {
     Path::new("/run/systemd/system").is_dir() && has_unit()
 }
 
+/// Where unit files are.
+const FOLDERS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
 fn has_unit() -> bool {
-    [
-        "/etc/systemd/system",
-        "/run/systemd/system",
-        "/usr/local/lib/systemd/system",
-        "/usr/lib/systemd/system",
-        "/lib/systemd/system",
-    ]
-    .iter()
-    .any(|folder| Path::new(folder).join("ctm@.service").exists())
+    folder_of("ctm@.service").is_some()
+}
+
+fn folder_of(file: &str) -> Option<&'static str> {
+    FOLDERS
+        .into_iter()
+        .find(|folder| Path::new(folder).join(file).exists())
+}
+
+/// The file of a unit, for an instance that of its template.
+pub(crate) fn file_of(unit: &str) -> PathBuf {
+    let file = match (unit.split_once('@'), unit.rsplit_once('.')) {
+        (Some((template, _)), Some((_, kind))) => format!("{template}@.{kind}"),
+        _ => unit.into(),
+    };
+    let folder = folder_of(&file).unwrap_or("/usr/lib/systemd/system");
+    Path::new(folder).join(file)
 }
 
 /// Has systemd `start` or `stop` a container's unit and waits until that is done.
 pub(crate) fn systemctl(verb: &'static str, name: &ContainerName) -> Result<(), ServiceError> {
-    let unit = unit(name);
+    ask(verb, Some(unit(name)))
+}
+
+/// Has systemd read again what starts which container.
+pub(crate) fn reload() -> Result<(), ServiceError> {
+    ask("daemon-reload", None)
+}
+
+fn ask(verb: &'static str, unit: Option<String>) -> Result<(), ServiceError> {
     let output = Command::new("systemctl")
-        .args([verb, &unit])
+        .arg(verb)
+        .args(&unit)
         .stdin(Stdio::null())
         .output()
         .map_err(ServiceError::Run)?;
@@ -64,7 +90,7 @@ pub(crate) fn systemctl(verb: &'static str, name: &ContainerName) -> Result<(), 
     }
     Err(ServiceError::Failed {
         verb,
-        unit,
+        unit: unit.map_or_else(String::new, |unit| format!(" {unit}")),
         message: String::from_utf8_lossy(&output.stderr).trim().into(),
     })
 }
@@ -151,5 +177,7 @@ mod tests {
         assert!(!is_ready(b"READY=11"));
         assert!(!is_ready(b"STATUS=READY=1"));
         assert_eq!(unit(&"a-b_c.d".parse().unwrap()), "ctm@a-b_c.d.service");
+        assert_eq!(file_of("ctm@a.b.service").file_name().unwrap(), "ctm@.service");
+        assert_eq!(file_of("ctm.target").file_name().unwrap(), "ctm.target");
     }
 }

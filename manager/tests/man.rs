@@ -36,3 +36,26 @@ fn every_verb_and_option_is_in_the_manual() {
         }
     }
 }
+
+/// Every key of a definition is in ctm(8).
+#[test]
+fn every_key_is_in_the_manual() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man/ctm.8")).unwrap();
+    let (_, section) = page.split_once(".SH THE DEFINITION").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ctm"))
+        .args(["set", "x", "nothing=1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let (_, known) = said.split_once("known are ").unwrap();
+    let keys: Vec<_> = known.lines().next().unwrap().split(", ").collect();
+    assert!(keys.len() >= 15, "{said}");
+    for key in keys {
+        assert!(
+            section
+                .lines()
+                .any(|line| line.starts_with(".B") && line.split([' ', '"', ',']).any(|word| word == key)),
+            "{key}"
+        );
+    }
+}

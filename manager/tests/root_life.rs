@@ -102,7 +102,7 @@ fn life(name: &str, userns: &str) -> String {
 }
 
 const AFTER: &str =
-    "code 7\nbox: running\nagain 1\nstopped 3\nexec 3\ngone 4\n/etc/ctm/containers:\n\n/var/lib/ctm:\n";
+    "code 7\nbox: running\nagain 32\nstopped 31\nexec 31\ngone 14\n/etc/ctm/containers:\n\n/var/lib/ctm:\n";
 
 #[test]
 fn plain() {
@@ -267,7 +267,7 @@ fn ids_are_the_containers_own() {
         "userns = { first = 1073741824, count = 65536 }\nuserns = { first = 1073807360, count = 65536 }\n\
          ctm: cannot tell which host ids are free; mend this definition first: /etc/ctm/containers/a.toml:1:10: error: \
          string values must be quoted, expected literal string\n   |\n 1 | userns = maybe\n   |          ^^^^^\ncode 1\n\
-         ctm: container b exists already: /etc/ctm/containers/b.toml\ncode 1\n\
+         ctm: container b exists already: /etc/ctm/containers/b.toml\ncode 44\n\
          userns = { first = 1073741824, count = 65536 }\n"
     );
 }
@@ -306,5 +306,5 @@ fn creation_killed_after_each_step() {
          ctm status box 2>/dev/null || echo $point $?; ctm create box --rootfs $ROOTFS >/dev/null; fi\n\
          ctm destroy box --yes; ls -A /var/lib/ctm /etc/ctm/containers | grep -v : || true; done",
     );
-    assert_eq!(out, "store 4\n\ncopy 4\n\nown 4\n\nbox: stopped\n\n");
+    assert_eq!(out, "store 14\n\ncopy 14\n\nown 14\n\nbox: stopped\n\n");
 }

@@ -1,6 +1,6 @@
 //! `ctm create`.
 
-use super::Code;
+use super::{Code, Refused};
 use crate::cli;
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
@@ -23,10 +23,13 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Create) -> Result<Code> {
     let _ids = lock::ids(layout)?;
     match definitions::load(layout, name) {
         Err(LoadError::Unknown(_)) => {}
-        Ok(_) | Err(_) => bail!(
-            "container {name} exists already: {}",
-            layout.definition(name).display()
-        ),
+        Ok(_) | Err(_) => {
+            return Err(Refused::Exists {
+                name: name.clone(),
+                definition: layout.definition(name),
+            }
+            .into());
+        }
     }
     let ids = if arguments.no_userns {
         Ids::Host

@@ -1,6 +1,6 @@
 //! `ctm exec`.
 
-use super::{Code, Condition, NotRunning};
+use super::{Code, Condition, Refused};
 use crate::cli;
 use crate::crun::Crun;
 use crate::definitions;
@@ -13,7 +13,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Exec) -> Result<Code> {
     let name = &arguments.name;
     if Condition::of(layout, name)?.init().is_none() {
         definitions::load(layout, name)?;
-        return Err(NotRunning(name.clone()).into());
+        return Err(Refused::NotRunning(name.clone()).into());
     }
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     Err(Crun::new(layout, name).exec(terminal, &arguments.command).into())

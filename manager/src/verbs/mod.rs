@@ -1,11 +1,17 @@
 //! The verbs of the command line: each takes its arguments, locks what it changes, and says what it did.
 
+mod change;
+mod code;
 mod create;
 mod destroy;
 mod exec;
+pub(crate) mod generate;
 mod show;
 mod start;
 mod stop;
+
+pub(crate) use code::Code;
+use code::Refused;
 
 use crate::cli::{Cli, Verb};
 use crate::definitions::LoadError;
@@ -17,56 +23,6 @@ use crate::supervisor;
 use crate::{atomic, clean};
 use anyhow::{Context, Result};
 use devbroker::model::ContainerName;
-use std::process::ExitCode;
-
-/// How ctm ends, in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
-    /// Done.
-    Done,
-    /// It went wrong.
-    Failed,
-    /// The container does not run.
-    NotRunning,
-    /// There is no such container.
-    Unknown,
-}
-
-impl Code {
-    /// The code of an error.
-    pub(crate) fn of(error: &anyhow::Error) -> Self {
-        if error
-            .chain()
-            .any(|cause| matches!(cause.downcast_ref(), Some(NotRunning(_))))
-        {
-            Self::NotRunning
-        } else if error
-            .chain()
-            .any(|cause| matches!(cause.downcast_ref(), Some(LoadError::Unknown(_))))
-        {
-            Self::Unknown
-        } else {
-            Self::Failed
-        }
-    }
-}
-
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        match code {
-            Code::Done => Self::SUCCESS,
-            Code::Failed => Self::from(1),
-            // 2 is a wrong argument, from clap.
-            Code::NotRunning => Self::from(3),
-            Code::Unknown => Self::from(4),
-        }
-    }
-}
-
-/// What was asked for needs a running container.
-#[derive(Debug, thiserror::Error)]
-#[error("container {0} does not run; `ctm start {0}` starts it")]
-struct NotRunning(ContainerName);
 
 /// An error with its causes. Our own errors name their cause in their text already; such a cause is left out.
 pub(crate) fn reason(error: &anyhow::Error) -> String {
@@ -126,6 +82,11 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::List(arguments) => show::list(layout, &arguments),
         Verb::Status(arguments) => show::status(layout, &arguments),
         Verb::Destroy(arguments) => destroy::run(layout, &arguments),
+        Verb::Set(arguments) => change::set(layout, &arguments),
+        Verb::Edit(arguments) => change::edit(layout, &arguments.name),
+        Verb::Enable(arguments) => change::enable(layout, &arguments),
+        Verb::Disable(arguments) => change::disable(layout, &arguments.name),
+        Verb::Config(arguments) => change::config(layout, &arguments),
         Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
         Verb::Clean(arguments) => clean_up(layout, &arguments.name),
     }

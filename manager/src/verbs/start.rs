@@ -1,6 +1,6 @@
 //! `ctm start`: through systemd where it runs the machine and has our unit, otherwise a supervisor of our own.
 
-use super::{Code, Condition};
+use super::{Code, Condition, Refused};
 use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
 use crate::{cgroup, cli, definitions, lock, plan, process, service};
@@ -32,7 +32,11 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
         return Ok(Code::Done);
     }
     if let Condition::Supervised(state) = Condition::of(layout, name)? {
-        bail!("container {name} is {} already", state.phase);
+        return Err(Refused::Running {
+            name: name.clone(),
+            phase: state.phase.to_string(),
+        }
+        .into());
     }
     cgroup::require_unified()?;
     let reason = layout.beside(FAILURES, name);

@@ -1,6 +1,6 @@
 //! `ctm stop`.
 
-use super::{Code, Condition, NotRunning};
+use super::{Code, Condition, Refused};
 use crate::layout::Layout;
 use crate::state::State;
 use crate::{clean, definitions, lock, process, service, sys};
@@ -18,7 +18,7 @@ pub(super) fn run(layout: &Layout, name: &ContainerName) -> Result<Code> {
     let _lock = lock::verb(layout, name)?;
     if matches!(Condition::of(layout, name)?, Condition::Stopped) {
         definitions::load(layout, name)?;
-        return Err(NotRunning(name.clone()).into());
+        return Err(Refused::NotRunning(name.clone()).into());
     }
     halt(layout, name)?;
     Ok(Code::Done)

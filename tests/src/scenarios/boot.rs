@@ -90,7 +90,7 @@ impl Office {
         vm.put("/etc/systemd/system/plug-early.service", EARLY)?;
         vm.put("/usr/local/sbin/plug-early", PLUG_EARLY)?;
         vm.ok("chmod 755 /usr/local/sbin/plug-early; systemctl daemon-reload
-            systemctl enable -q plug-early devbroker.service devbroker.socket ctm.target ctm@office-plain ctm@office-own; sync")?;
+            systemctl enable -q plug-early devbroker.service devbroker.socket; ctm enable office-plain; ctm enable office-own; sync")?;
         Ok(Self { vm, containers })
     }
 

@@ -129,7 +129,7 @@ fn ends_by_itself(vm: &Vm) -> Result<()> {
     );
     let status = vm.run("ctm status box")?;
     ensure!(
-        status.status == 3 && status.stdout.contains("exited with code 3"),
+        status.status == 31 && status.stdout.contains("exited with code 3"),
         "{status:?}"
     );
     nothing_runs(vm)?;

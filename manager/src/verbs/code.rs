@@ -1,0 +1,132 @@
+//! How ctm ends, in numbers, and the errors that have one of their own. The numbers are vzctl's where it had one.
+
+use super::LoadError;
+use crate::ids::NoFreeIds;
+use devbroker::model::ContainerName;
+use std::process::ExitCode;
+
+/// How ctm ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// Done.
+    Done,
+    /// It went wrong.
+    Failed,
+    /// There is no such container.
+    Unknown,
+    /// Not enough of what the host shares out.
+    NoResources,
+    /// The container does not run.
+    NotRunning,
+    /// It runs already.
+    Running,
+    /// There is a container of this name already.
+    Exists,
+    /// The profile is not there.
+    NoProfile,
+}
+
+impl Code {
+    /// All of them, for the manual.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Failed,
+        Self::Unknown,
+        Self::NoResources,
+        Self::NotRunning,
+        Self::Running,
+        Self::Exists,
+        Self::NoProfile,
+    ];
+
+    /// The number. 2 is a wrong argument, from clap.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::NoResources => 6,
+            Self::Unknown => 14,
+            Self::NotRunning => 31,
+            Self::Running => 32,
+            Self::Exists => 44,
+            Self::NoProfile => 109,
+        }
+    }
+
+    /// The code of an error: that of the first of its causes that has one.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
+    }
+
+    fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return Some(refused.code());
+        }
+        if cause.is::<NoFreeIds>() {
+            return Some(Self::NoResources);
+        }
+        match cause.downcast_ref::<LoadError>()? {
+            LoadError::Unknown(_) => Some(Self::Unknown),
+            LoadError::Profile { .. } => Some(Self::NoProfile),
+            LoadError::Io { .. } | LoadError::Faults(_) | LoadError::Edit(_) => None,
+        }
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// What was asked for does not fit what the container is doing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("container {0} does not run; `ctm start {0}` starts it")]
+    NotRunning(ContainerName),
+    #[error("container {name} is {phase} already")]
+    Running { name: ContainerName, phase: String },
+    #[error("container {name} exists already: {}", .definition.display())]
+    Exists {
+        name: ContainerName,
+        definition: std::path::PathBuf,
+    },
+}
+
+impl Refused {
+    const fn code(&self) -> Code {
+        match self {
+            Self::NotRunning(_) => Code::NotRunning,
+            Self::Running { .. } => Code::Running,
+            Self::Exists { .. } => Code::Exists,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_has_every_code() {
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man/ctm.8")).unwrap();
+        let (_, section) = page.split_once(".SH EXIT STATUS\n").unwrap();
+        let (section, _) = section.split_once(".SH").unwrap();
+        for code in Code::ALL {
+            let number = code.number();
+            assert!(section.contains(&format!(".B {number}\n")), "{code:?} {number}");
+        }
+    }
+
+    #[test]
+    fn an_error_s_code_is_that_of_its_cause() {
+        let name: ContainerName = "a".parse().unwrap();
+        let of = |error: anyhow::Error| Code::of(&error.context("cannot do it"));
+        assert_eq!(of(Refused::NotRunning(name.clone()).into()), Code::NotRunning);
+        assert_eq!(of(LoadError::Unknown(name).into()), Code::Unknown);
+        assert_eq!(of(NoFreeIds.into()), Code::NoResources);
+        assert_eq!(of(anyhow::anyhow!("x")), Code::Failed);
+    }
+}
