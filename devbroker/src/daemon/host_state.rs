@@ -4,7 +4,7 @@
 //! to follow at once from an event or a scan is returned as a [`Turnover`].
 
 use crate::config::{Config, Grant};
-use crate::host::event::{HostEvent, Removed};
+use crate::host::event::{HostEvent, Removed, Source};
 use crate::host::monitor::Order;
 use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath};
 use crate::plan::{Placed, Want};
@@ -38,6 +38,8 @@ pub(super) struct Turnover {
     pub(super) gone: Vec<HostNode>,
     /// Nodes that came or changed, in order.
     pub(super) came: Vec<Came>,
+    /// What was told contradicts sysfs: everything is to be looked at again.
+    pub(super) in_doubt: bool,
 }
 
 /// A node that came or changed.
@@ -117,16 +119,25 @@ impl HostState {
         turnover
     }
 
-    /// A device went, with all below it.
-    pub(super) fn removed(&mut self, removed: Removed) -> Turnover {
+    /// A device went, with all below it. `now` asks sysfs which stay is there.
+    ///
+    /// The kernel tells before sysfs forgets. udev and the hook tell later: if the stay that is known is still there, they
+    /// may speak of one before it, of which the kernel's word was lost. It is let go all the same, and looked at again.
+    pub(super) fn removed(
+        &mut self,
+        removed: Removed,
+        now: impl FnOnce(&SysPath) -> Option<Incarnation>,
+    ) -> Turnover {
         let syspath = removed.syspath.clone();
-        if self.order.admit(&HostEvent::Removed(removed)) {
-            Turnover {
-                gone: self.remove(&syspath),
-                came: Vec::new(),
-            }
-        } else {
-            Turnover::default()
+        let from = removed.from;
+        if !self.order.admit(&HostEvent::Removed(removed)) {
+            return Turnover::default();
+        }
+        let known = self.node(&syspath).map(HostNode::incarnation);
+        Turnover {
+            in_doubt: from != Source::Kernel && known.is_some() && known == now(&syspath),
+            gone: self.remove(&syspath),
+            came: Vec::new(),
         }
     }
 

@@ -6,6 +6,8 @@ mod history;
 mod host_state;
 mod inputs;
 mod paths;
+#[cfg(test)]
+mod properties;
 mod registration;
 mod retry;
 mod run;

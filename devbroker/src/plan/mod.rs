@@ -7,6 +7,8 @@
 mod action;
 mod desired;
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod properties;
 pub mod want;
 

@@ -1,121 +1,10 @@
 //! Random histories against a model: whatever is plugged, unplugged, crashed or done by a hostile container, one plan
 //! brings the container to what it was granted, a second one finds nothing to do, and what is not ours is untouched.
 
+use super::fake::Fake;
 use super::*;
 use crate::model::Permissions;
 use proptest::prelude::*;
-
-/// A container as far as the planner sees one, applying actions the way the executor does.
-#[derive(Debug, Clone, Default)]
-struct Fake {
-    files: BTreeMap<NodePath, Found>,
-    /// Inodes by number of names, so that what is hidden elsewhere is seen to be dead.
-    dead: BTreeSet<u64>,
-    hidden: BTreeSet<u64>,
-    access: BTreeMap<DevNum, Access>,
-    ledger: Placed,
-    next_ino: u64,
-}
-
-impl Fake {
-    fn observe(&self, desired: &Desired) -> Observed {
-        let ours = self.ledger.nodes.keys().chain(self.ledger.links.keys());
-        let files = desired
-            .nodes
-            .keys()
-            .chain(desired.links.keys())
-            .chain(ours)
-            .filter_map(|path| Some((path.clone(), self.files.get(path)?.clone())))
-            .collect();
-        Observed {
-            access: self.access.clone(),
-            files,
-        }
-    }
-
-    /// Applies one action; `torn` stops after the ledger's line and before the effect.
-    fn apply(&mut self, action: &Action, torn: bool) {
-        match action {
-            Action::Revoke { devnum } => {
-                if !torn {
-                    self.access.remove(devnum);
-                }
-            }
-            Action::Unlink { path, target } => {
-                if torn {
-                    return;
-                }
-                if self.files.get(path) == Some(&Found::Link(target.clone())) {
-                    self.files.remove(path);
-                }
-                self.ledger.links.remove(path);
-            }
-            Action::Withdraw {
-                path, ino, devnum, ..
-            } => {
-                if torn {
-                    return;
-                }
-                if self.files.get(path)
-                    == Some(&Found::Node {
-                        ino: *ino,
-                        devnum: *devnum,
-                    })
-                {
-                    self.files.remove(path);
-                }
-                self.hidden.remove(ino);
-                self.dead.insert(*ino);
-                self.ledger.nodes.remove(path);
-            }
-            Action::Allow { devnum, access, .. } => {
-                if !torn {
-                    self.access.insert(*devnum, *access);
-                }
-            }
-            Action::Place { node } => {
-                self.next_ino += 1;
-                let ino = self.next_ino;
-                let PlannedNode {
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
-                    ..
-                } = node.clone();
-                let placed = PlacedNode {
-                    ino,
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
-                };
-                assert!(
-                    self.ledger.nodes.insert(node.path.clone(), placed).is_none(),
-                    "placed twice"
-                );
-                if !torn {
-                    let before = self.files.insert(node.path.clone(), Found::Node { ino, devnum });
-                    assert_eq!(before, None, "placed over something");
-                }
-            }
-            Action::Permit { path, grant, .. } => {
-                self.ledger.nodes.get_mut(path).unwrap().grant = *grant;
-            }
-            Action::Link { path, target } => {
-                self.ledger.links.insert(path.clone(), target.clone());
-                if !torn {
-                    let before = self.files.insert(path.clone(), Found::Link(target.clone()));
-                    assert_eq!(before, None, "linked over something");
-                }
-            }
-        }
-    }
-}
 
 /// What happens next.
 #[derive(Debug, Clone)]
@@ -258,22 +147,7 @@ impl Model {
     }
 
     fn settle(&mut self) {
-        let foreign: Vec<_> = self
-            .fake
-            .files
-            .iter()
-            .filter(|(path, found)| match found {
-                Found::Node { ino, .. } => self
-                    .fake
-                    .ledger
-                    .nodes
-                    .get(path)
-                    .is_none_or(|node| node.ino != *ino),
-                Found::Link(text) => self.fake.ledger.links.get(path) != Some(text),
-                Found::Other => true,
-            })
-            .map(|(path, found)| (path.clone(), found.clone()))
-            .collect();
+        let foreign = self.fake.foreign();
         let first = self.plan();
         let revocations_end = first
             .actions

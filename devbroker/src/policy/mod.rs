@@ -21,4 +21,4 @@ pub use members::{Member, members};
 pub use role::role;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

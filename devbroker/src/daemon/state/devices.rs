@@ -5,7 +5,7 @@ use crate::api::{EventKind, EventView};
 use crate::daemon::host_state::{Came, Turnover};
 use crate::host::event::{Changed, HostEvent, Removed};
 use crate::host::sysfs::Scan;
-use crate::model::{DevNum, HostNode};
+use crate::model::{DevNum, HostNode, SysPath};
 use std::time::Instant;
 
 impl State {
@@ -54,12 +54,15 @@ impl State {
         if removed.from != crate::host::event::Source::Kernel {
             self.seen = self.seen.max(removed.seqnum);
         }
-        let turnover = self.host.removed(removed);
+        let reader = &self.reader;
+        let now = |syspath: &SysPath| reader.incarnation(syspath).unwrap_or(None);
+        let turnover = self.host.removed(removed, now);
         self.turn_over(turnover);
     }
 
     /// Revokes what is gone, then tells of it and of what came.
-    fn turn_over(&mut self, Turnover { gone, came }: Turnover) {
+    fn turn_over(&mut self, turnover: Turnover) {
+        let Turnover { gone, came, in_doubt } = turnover;
         for node in &gone {
             self.revoke(node.devnum);
         }
@@ -86,6 +89,7 @@ impl State {
             event.syspath = Some(syspath);
             self.publish(event);
         }
+        self.scan_wanted |= in_doubt;
     }
 
     fn revoke(&mut self, devnum: DevNum) {

@@ -9,7 +9,7 @@ use crate::model::{DevKind, DevNum, HostNode, Incarnation, PortName, SysDevice};
 use std::path::Path;
 
 /// A configuration without faults.
-pub(super) fn config(text: &str) -> Config {
+pub(crate) fn config(text: &str) -> Config {
     let (file, faults) = parse_file(Path::new("test.toml"), text.as_bytes());
     assert_eq!(faults, []);
     let (config, faults) = merge(vec![file]);
@@ -47,13 +47,13 @@ pub(super) fn dir(
 /// A USB device on its way up: itself, then the hubs above it, by its kernel name and port chain, such as `1-2.4` at
 /// `2.4`. `ids` is `vendor:product`, or `vendor:product:serial`.
 #[derive(Debug, Clone)]
-pub(super) struct Usb {
-    pub(super) chain: Vec<SysDevice>,
+pub(crate) struct Usb {
+    pub(crate) chain: Vec<SysDevice>,
 }
 
 impl Usb {
     /// A device at a port of controller `0000:00:14.0`.
-    pub(super) fn at(name: &str, stay: u64, port: &str, ids: &str) -> Self {
+    pub(crate) fn at(name: &str, stay: u64, port: &str, ids: &str) -> Self {
         let bus = name.split('-').next().unwrap();
         let root = format!("/devices/pci0000:00/0000:00:14.0/usb{bus}");
         Self {
@@ -77,7 +77,7 @@ impl Usb {
     }
 
     /// Makes it a hub.
-    pub(super) fn hub(mut self) -> Self {
+    pub(crate) fn hub(mut self) -> Self {
         self.chain[0]
             .attributes
             .insert("bDeviceClass".into(), "09".into());
@@ -91,7 +91,7 @@ impl Usb {
     }
 
     /// A device behind it.
-    pub(super) fn behind(&self, name: &str, stay: u64, port: &str, ids: &str) -> Self {
+    pub(crate) fn behind(&self, name: &str, stay: u64, port: &str, ids: &str) -> Self {
         let path = format!("{}/{name}", self.chain[0].syspath);
         let mut chain = vec![Self::device(&path, stay, Some(port), ids)];
         chain.extend(self.chain.iter().cloned());
@@ -99,7 +99,7 @@ impl Usb {
     }
 
     /// Its own node.
-    pub(super) fn node(&self, minor: u32) -> HostNode {
+    pub(crate) fn node(&self, minor: u32) -> HostNode {
         host_node(
             DevNum::char(189, minor),
             &format!("bus/usb/001/{minor:03}"),
@@ -108,7 +108,7 @@ impl Usb {
     }
 
     /// A node of one of its interfaces: `tail` is the rest of the path below the interface.
-    pub(super) fn class(&self, interface: &str, tail: &str, subsystem: &str, driver: &str) -> HostNode {
+    pub(crate) fn class(&self, interface: &str, tail: &str, subsystem: &str, driver: &str) -> HostNode {
         let top = &self.chain[0];
         let base = format!(
             "{}/{}:1.{}",
