@@ -255,6 +255,27 @@ impl State {
             }
         }
     }
+
+    /// Removes device filters of containers that are gone and that nobody cleaned up after: a killed ctm, a host that has
+    /// forgotten them. Those of foreign containers are given back with all else of theirs.
+    pub(super) fn sweep_filters(&self) {
+        let foreign = self.paths.foreign();
+        let is_used = |instance: &str| {
+            instance.parse::<InstanceId>().is_err()
+                || foreign.join(instance).exists()
+                || self
+                    .containers
+                    .values()
+                    .any(|served| served.registration.instance.as_str() == instance)
+        };
+        let (swept, failed) = DeviceFilter::sweep(&self.paths.filters, &is_used);
+        for filter in swept {
+            tracing::info!(filter = %filter.display(), "removed; its container is gone");
+        }
+        for error in failed {
+            tracing::warn!(%error, "device filters");
+        }
+    }
 }
 
 /// Whether the filter is attached and the container has no means to take it off.

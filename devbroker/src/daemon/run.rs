@@ -221,6 +221,7 @@ impl Daemon {
         let held = self.state.adopt_all();
         self.hold(held);
         self.state.tidy_ledgers();
+        self.state.sweep_filters();
         self.state.settle(Instant::now());
         self.state.tidy_links();
         self.state.tidy_foreign();

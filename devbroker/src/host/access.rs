@@ -5,15 +5,17 @@
 //! removes attached programs leaves the link, and who removes the pins or unmounts bpffs leaves the attached program, so
 //! that losing either opens nothing. Without the map's pin nothing more can be granted.
 
+mod pins;
+
+pub(crate) use pins::make_folder;
+
 use crate::access::{Key, SeedRule, Value, program};
 use crate::model::{Access, DevNum};
 use crate::sys::bpf;
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// How many keys a filter holds, seed included.
@@ -235,7 +237,16 @@ impl DeviceFilter {
     }
 
     fn pin(&self, object: BorrowedFd<'_>, name: &str) -> Result<(), FilterError> {
-        bpf::pin(object, &self.dir.join(name)).map_err(self.failed("pin an object"))
+        let path = self.dir.join(name);
+        loop {
+            match bpf::pin(object, &path) {
+                // Whoever sweeps may take an empty folder for a dead one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.dir.exists() => {
+                    pins::folder_for_root(&self.dir)?;
+                }
+                result => return result.map_err(self.failed("pin an object")),
+            }
+        }
     }
 
     /// The filter pinned in `dir`.
@@ -404,31 +415,6 @@ impl DeviceFilter {
         Ok(found)
     }
 
-    /// Whether the cgroup that the filter pinned in `dir` was made for is gone.
-    pub fn is_dead(dir: &Path) -> bool {
-        bpf::pinned(&dir.join(LINK))
-            .and_then(|link| bpf::link_info(link.as_fd()))
-            .is_ok_and(|link| link.cgroup.is_none())
-    }
-
-    /// Removes the pins of a container that is gone, whole or half made. A cgroup that still exists keeps its attached
-    /// program: it stays confined to what is in the map, and nobody can grant anything more.
-    pub fn collect(dir: &Path) -> Result<(), FilterError> {
-        let gone = |result: io::Result<()>, what| match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(call(what, dir, error)),
-            Ok(()) | Err(_) => Ok(()),
-        };
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) => return gone(Err(error), "list the pins"),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|source| call("list the pins", dir, source))?;
-            gone(fs::remove_file(entry.path()), "remove a pin")?;
-        }
-        gone(fs::remove_dir(dir), "remove the folder")
-    }
-
     fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> FilterError {
         move |source| call(what, &self.dir, source)
     }
@@ -440,28 +426,6 @@ fn call(what: &'static str, dir: &Path, source: io::Error) -> FilterError {
         dir: dir.into(),
         source,
     }
-}
-
-/// A new folder on a bpffs, for root alone. What a killed `create` left there is cleared.
-pub(crate) fn make_folder(dir: &Path) -> Result<(), FilterError> {
-    let parent = dir.parent().unwrap_or(dir);
-    let existing = parent
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
-    let kind = statfs(existing).map_err(|error| call("look at the file system", dir, error.into()))?;
-    if kind.filesystem_type() != BPF_FS_MAGIC {
-        return Err(FilterError::NoBpffs(dir.into()));
-    }
-    if fs::symlink_metadata(dir.join(MAP)).is_ok() {
-        return Err(FilterError::Exists(dir.into()));
-    }
-    DeviceFilter::collect(dir)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| call("make the folder", dir, source))
 }
 
 /// Loads the program; only a refused one is loaded again for the verifier's reasons.

@@ -300,3 +300,61 @@ fn pins_of_a_removed_cgroup_are_seen_and_collected() {
     DeviceFilter::collect(&pins).unwrap();
     assert!(!pins.exists());
 }
+
+#[test]
+fn a_sweep_takes_what_serves_nobody_and_nothing_else() {
+    let ground = Ground::new("sweep");
+    let root = ground.pins().parent().unwrap().to_path_buf();
+    let unused = |_: &str| false;
+    let sweep = || {
+        let (swept, failed) = DeviceFilter::sweep(&root, &unused);
+        assert!(failed.is_empty(), "{failed:?}");
+        swept
+    };
+    assert_eq!(
+        sweep(),
+        Vec::<std::path::PathBuf>::new(),
+        "there is not even the folder"
+    );
+
+    // Being made, it is swept after each step, and is whole in the end.
+    let mut steps = 0;
+    let filter = DeviceFilter::create_observed(ground.cgroup(), &ground.pins(), DEFAULT_SEED, &mut |_| {
+        steps += 1;
+        sweep();
+    })
+    .unwrap();
+    assert_eq!(steps, 8);
+    assert!(filter.verify(ground.cgroup()).unwrap().is_whole());
+    assert_eq!(sweep(), Vec::<std::path::PathBuf>::new());
+    filter.allow(STICK, Access::READ).unwrap();
+
+    // Killed before the first pin.
+    let half = root.join("half");
+    fs::create_dir(&half).unwrap();
+    let (swept, _) = DeviceFilter::sweep(&root, &|name| name == "half");
+    assert_eq!(swept, Vec::<std::path::PathBuf>::new());
+    assert_eq!(sweep(), [half]);
+
+    // Half made or whole, it goes when its cgroup has.
+    let other = ground
+        .cgroup
+        .with_file_name(format!("devbroker-test-swept-{}", std::process::id()));
+    fs::create_dir(&other).unwrap();
+    let pins = root.join("other");
+    let made = DeviceFilter::create(File::open(&other).unwrap().as_fd(), &pins, DEFAULT_SEED).unwrap();
+    drop(made);
+    fs::remove_file(pins.join("map")).unwrap();
+    assert_eq!(sweep(), Vec::<std::path::PathBuf>::new());
+    fs::remove_dir(&other).unwrap();
+    wait_until(|| sweep() == [pins.clone()]);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    assert_eq!(
+        DeviceFilter::open(&ground.pins())
+            .unwrap()
+            .granted()
+            .unwrap()
+            .len(),
+        1
+    );
+}

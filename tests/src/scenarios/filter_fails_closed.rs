@@ -25,6 +25,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         loses(&vm, &broker, &container)?;
         if users == Users::Host {
             killed(&vm, &container)?;
+            swept(&vm)?;
         }
         without_bpffs(&vm, &container)?;
     }
@@ -111,6 +112,27 @@ fn killed(vm: &Vm, container: &Container) -> Result<()> {
         );
         container.stop()?;
     }
+    Ok(())
+}
+
+/// A filter that a killed ctm left is there while its container's cgroup is, and no longer.
+fn swept(vm: &Vm) -> Result<()> {
+    ensure!(
+        !vm.run("CTM_FAIL_POINT=filter:ProgramPinned ctm start box")?
+            .success()
+    );
+    let restart = || {
+        vm.ok("pkill -KILL -x devbroker")?;
+        Broker::again(vm, "")
+    };
+    let filters = "ls /sys/fs/bpf/devbroker | wc -l";
+    restart()?;
+    ensure!(vm.ok(filters)? == "1");
+    vm.ok("mkdir /sys/fs/bpf/devbroker/0000000000000000")?;
+    vm.ok("crun --root /run/ctm/.crun delete --force box")?;
+    vm.until("bpftool link show pinned /sys/fs/bpf/devbroker/*/link | grep -q 'cgroup_id 0 '")?;
+    restart()?;
+    ensure!(vm.ok(filters)? == "0", "{}", vm.ok("ls /sys/fs/bpf/devbroker")?);
     Ok(())
 }
 
