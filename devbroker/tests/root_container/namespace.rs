@@ -25,7 +25,9 @@ fn foreign(folder: &tempfile::TempDir, own_users: bool, number: u64) -> Foreign 
     let mut container = Container::start(own_users, "");
     container.sh("mount -t tmpfs -o mode=755,nr_inodes=64 none /dev");
     let base = if own_users { BASE } else { 0 };
-    let target = Target::hold(InstanceId::from_bits(number), container.pid, (base, base)).unwrap();
+    let noted = folder.path().join(format!("{number}.folders"));
+    let instance = InstanceId::from_bits(number);
+    let target = Target::hold(instance, container.pid, (base, base), noted).unwrap();
     Foreign {
         devfs,
         container,
@@ -262,6 +264,49 @@ fn what_the_container_puts_in_the_way_is_named_and_left_alone() {
             failures(&pool.links(&foreign, &["ttyUSB1"], &[])),
             [("ttyUSB1", "full")]
         );
+    }
+}
+
+/// Workers die with the daemon, at any moment; the next one leaves nothing of theirs and nothing less of the container's.
+#[test]
+fn folders_of_a_killed_daemon_go_and_the_containers_stay() {
+    let folder = private_host();
+    for (number, own_users) in [(1, false), (2, true)] {
+        let mut foreign = foreign(&folder, own_users, number);
+        let noted = foreign.target.folders.clone();
+        let all = ["bus/usb/001/004", "snd/x", "theirs/x"];
+        let mut pool = Pool::new(1);
+        pool.bind(&foreign).unwrap();
+        foreign.container.sh("mkdir /dev/theirs");
+        assert_eq!(pool.links(&foreign, &all, &[]).linked.len(), 3);
+        assert_eq!(foreign.container.ask("stat /dev/snd"), "d0:0 0:0 755");
+        let before = std::fs::read_to_string(&noted).unwrap();
+        drop(pool);
+        let mut pool = Pool::new(1);
+        // Killed before it noted a folder, and before it named one.
+        foreign.container.sh("mkdir /dev/.devbroker.new /dev/later");
+        std::fs::write(&noted, before.replacen('{', "{\"later\":1,", 1)).unwrap();
+        let report = pool.links(&foreign, &[], &all);
+        assert_eq!(report.unlinked.len(), 3);
+        foreign
+            .container
+            .sh("[ \"$(ls -A /dev | tr '\\n' ' ')\" = '.devbroker later theirs ' ]");
+        assert_eq!(std::fs::read_to_string(&noted).unwrap(), "{}");
+
+        // What cannot be noted is not made.
+        std::fs::remove_file(&noted).unwrap();
+        std::fs::create_dir(noted.with_extension("new")).unwrap();
+        let report = pool.links(&foreign, &["lp0", "usb/lp0"], &[]);
+        let failed: Vec<_> = report
+            .failed
+            .iter()
+            .map(|(path, error)| format!("{path}: {error}"))
+            .collect();
+        let expected = "usb/lp0: cannot note that the folder /dev/usb is the broker's: Is a directory (os error 21); it was not made, and is tried again";
+        assert_eq!(failed, [expected]);
+        foreign
+            .container
+            .sh("[ \"$(ls -A /dev | tr '\\n' ' ')\" = '.devbroker later lp0 theirs ' ]");
     }
 }
 

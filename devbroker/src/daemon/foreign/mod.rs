@@ -35,6 +35,7 @@ pub(super) struct Files {
     devfs: PathBuf,
     takeover: PathBuf,
     links: PathBuf,
+    folders: PathBuf,
     filter: PathBuf,
 }
 
@@ -46,6 +47,7 @@ impl Files {
             devfs: folder.join("devfs"),
             takeover: folder.join("takeover.json"),
             links: folder.join("links.json"),
+            folders: folder.join("folders.json"),
             filter: paths.filters.join(instance.as_str()),
             folder,
         }
@@ -92,6 +94,7 @@ impl Foreign {
             pid: registration.pid,
             process: Arc::new(process),
             root,
+            folders: files.folders.clone(),
         };
         let linked = std::fs::read(&files.links)
             .ok()

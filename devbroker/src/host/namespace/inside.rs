@@ -1,22 +1,20 @@
 //! One job, on a thread with its own file-system context.
 
+use super::folders::{FRESH, Folders};
 use super::mountinfo::dev_type;
 use super::{BOUND_AT, Job, NamespaceError, Report, Target, Task};
 use crate::accounts::Accounts;
 use crate::model::NodePath;
 use crate::sys::mount::{attach_mount, clone_mount};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat2, readlinkat, renameat2};
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchdir, setfsgid, setfsuid, symlinkat, unlinkat};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-
-/// The folders that we made in a container's own `/dev`, with their inodes.
-pub(super) type Folders = BTreeMap<NodePath, u64>;
 
 /// What a job did to the thread that ran it.
 pub(super) struct Ran {
@@ -36,21 +34,16 @@ const FOLDER: OFlag = OFlag::O_PATH
     .union(OFlag::O_CLOEXEC);
 
 /// Runs a job. `careful` looks at the container's mounts first, before anything of its is touched.
-pub(super) fn run(job: Job, careful: bool, folders: &mut Folders) -> Ran {
+pub(super) fn run(job: Job, careful: bool) -> Ran {
     let mut thread_is_home = true;
-    let result = work(job, careful, folders, &mut thread_is_home);
+    let result = work(job, careful, &mut thread_is_home);
     Ran {
         result,
         thread_is_home,
     }
 }
 
-fn work(
-    job: Job,
-    careful: bool,
-    folders: &mut Folders,
-    thread_is_home: &mut bool,
-) -> Result<Report, NamespaceError> {
+fn work(job: Job, careful: bool, thread_is_home: &mut bool) -> Result<Report, NamespaceError> {
     let Job { target, task } = job;
     if careful || matches!(task, Task::Bind { .. }) {
         check_dev(&target)?;
@@ -61,11 +54,11 @@ fn work(
         Task::Accounts => report.accounts = Some(Accounts::load(&root)?),
         Task::Bind { dev } => bind(&target, &open_dev(&root)?, &dev, thread_is_home)?,
         Task::Links { wanted, known } => {
-            links(&target, &open_dev(&root)?, &wanted, &known, folders, &mut report);
+            links(&target, &open_dev(&root)?, &wanted, &known, &mut report)?;
         }
         Task::Unbind { known, st_dev } => {
             let own = open_dev(&root)?;
-            links(&target, &own, &BTreeSet::new(), &known, folders, &mut report);
+            links(&target, &own, &BTreeSet::new(), &known, &mut report)?;
             unbind(&target, &own, st_dev, thread_is_home)?;
         }
     }
@@ -245,12 +238,13 @@ fn links(
     own: &OwnedFd,
     wanted: &BTreeSet<NodePath>,
     known: &BTreeSet<NodePath>,
-    folders: &mut Folders,
     report: &mut Report,
-) {
-    let _as_root = AsRoot::of(target);
+) -> Result<(), NamespaceError> {
+    let mut folders = Folders::open(&target.folders)?;
+    // One that a killed broker did not come to note.
+    drop_fresh(target, own);
     for path in known.difference(wanted) {
-        match unlink(own, path) {
+        match unlink(target, own, path) {
             Ok(true) => report.unlinked.push(path.clone()),
             Ok(false) => {}
             Err(errno) => {
@@ -261,17 +255,14 @@ fn links(
         }
     }
     for path in wanted {
-        match link(own, path, folders) {
+        match link(target, own, path, &mut folders) {
             Ok(true) => report.linked.push(path.clone()),
             Ok(false) => {}
-            Err(errno) => {
-                report
-                    .failed
-                    .push((path.clone(), NamespaceError::of("link", path.as_str(), errno)));
-            }
+            Err(error) => report.failed.push((path.clone(), error)),
         }
     }
-    prune(own, wanted, folders);
+    prune(target, own, wanted, &mut folders);
+    Ok(())
 }
 
 /// The folder that `path` lies in.
@@ -283,7 +274,8 @@ fn folder(own: &OwnedFd, path: &NodePath) -> nix::Result<OwnedFd> {
 }
 
 /// Removes the link at `path` if it is ours by its text. Says whether it did.
-fn unlink(own: &OwnedFd, path: &NodePath) -> nix::Result<bool> {
+fn unlink(target: &Target, own: &OwnedFd, path: &NodePath) -> nix::Result<bool> {
+    let _as_root = AsRoot::of(target);
     let leaf = path.split().1;
     let removed = folder(own, path).and_then(|folder| {
         if readlinkat(&folder, leaf)?.as_os_str() != link_text(path).as_str() {
@@ -299,15 +291,23 @@ fn unlink(own: &OwnedFd, path: &NodePath) -> nix::Result<bool> {
 }
 
 /// Makes the link at `path`. Says whether it is new.
-fn link(own: &OwnedFd, path: &NodePath, folders: &mut Folders) -> nix::Result<bool> {
+fn link(
+    target: &Target,
+    own: &OwnedFd,
+    path: &NodePath,
+    folders: &mut Folders,
+) -> Result<bool, NamespaceError> {
+    let fail = |errno| NamespaceError::of("link", path.as_str(), errno);
     let (leaf, text) = (path.split().1, link_text(path));
     let within = match folder(own, path) {
         Err(Errno::ENOENT) => {
-            make_folders(own, path, folders)?;
-            folder(own, path)?
+            make_folders(target, own, path, folders)?;
+            folder(own, path)
         }
-        other => other?,
+        other => other,
     };
+    let within = within.map_err(fail)?;
+    let _as_root = AsRoot::of(target);
     match symlinkat(text.as_str(), &within, leaf) {
         Ok(()) => Ok(true),
         Err(Errno::EEXIST)
@@ -315,46 +315,87 @@ fn link(own: &OwnedFd, path: &NodePath, folders: &mut Folders) -> nix::Result<bo
         {
             Ok(false)
         }
-        Err(errno) => Err(errno),
+        Err(errno) => Err(fail(errno)),
     }
 }
 
-fn make_folders(own: &OwnedFd, path: &NodePath, folders: &mut Folders) -> nix::Result<()> {
+/// Makes what is missing of the way to `path`, noting each folder before it gets its name.
+fn make_folders(
+    target: &Target,
+    own: &OwnedFd,
+    path: &NodePath,
+    folders: &mut Folders,
+) -> Result<(), NamespaceError> {
+    let fail = |errno| NamespaceError::of("make a folder on the way to", path.as_str(), errno);
     for above in path.parents().filter_map(|above| above.parse::<NodePath>().ok()) {
-        let (within, leaf) = (folder(own, &above)?, above.split().1);
-        match mkdirat(&within, leaf, Mode::from_bits_truncate(0o755)) {
-            Ok(()) => {
-                let ino = fstatat(&within, leaf, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_ino;
-                folders.insert(above, ino);
-            }
-            Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
+        match open_below(own, above.as_str()) {
+            Ok(_) => continue,
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(fail(errno)),
         }
+        let ino = {
+            let _as_root = AsRoot::of(target);
+            mkdirat(own, FRESH, Mode::from_bits_truncate(0o755))
+                .map_err(|errno| NamespaceError::of("make", FRESH, errno))?;
+            fstatat(own, FRESH, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(fail)?
+                .st_ino
+        };
+        let named = folders
+            .insert(above.clone(), ino)
+            .map_err(|source| NamespaceError::Unrecorded {
+                path: above.to_string(),
+                source,
+            })
+            .and_then(|()| {
+                let within = folder(own, &above).map_err(fail)?;
+                let _as_root = AsRoot::of(target);
+                match renameat2(
+                    own,
+                    FRESH,
+                    &within,
+                    above.split().1,
+                    RenameFlags::RENAME_NOREPLACE,
+                ) {
+                    // The container made one at this very moment.
+                    Err(Errno::EEXIST) => Ok(()),
+                    done => done.map_err(fail),
+                }
+            });
+        drop_fresh(target, own);
+        named?;
     }
     Ok(())
 }
 
+/// Removes a folder of ours that did not get its name; anything else there is the container's and stays.
+fn drop_fresh(target: &Target, own: &OwnedFd) {
+    let _as_root = AsRoot::of(target);
+    unlinkat(own, FRESH, UnlinkatFlags::RemoveDir).ok();
+}
+
 /// Removes the folders of ours that are empty now.
-fn prune(own: &OwnedFd, wanted: &BTreeSet<NodePath>, folders: &mut Folders) {
+fn prune(target: &Target, own: &OwnedFd, wanted: &BTreeSet<NodePath>, folders: &mut Folders) {
     let needed: BTreeSet<&str> = wanted.iter().flat_map(NodePath::parents).collect();
-    let spare: Vec<NodePath> = folders
-        .keys()
-        .rev()
-        .filter(|path| !needed.contains(path.as_str()))
-        .cloned()
-        .collect();
-    for path in spare {
-        let removed = folder(own, &path).and_then(|within| {
+    let mut gone = Vec::new();
+    for (path, ino) in folders.iter().rev() {
+        if needed.contains(path.as_str()) {
+            continue;
+        }
+        let removed = folder(own, path).and_then(|within| {
+            let _as_root = AsRoot::of(target);
             let leaf = path.split().1;
-            let stat = fstatat(&within, leaf, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            if folders.get(&path) == Some(&stat.st_ino) {
+            if fstatat(&within, leaf, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_ino == ino {
                 unlinkat(&within, leaf, UnlinkatFlags::RemoveDir)?;
             }
             Ok(())
         });
         if !matches!(removed, Err(Errno::ENOTEMPTY | Errno::EBUSY)) {
-            folders.remove(&path);
+            gone.push(path.clone());
         }
+    }
+    if let Err(error) = folders.remove(&gone) {
+        tracing::debug!(instance = %target.instance, %error, "note which folders are gone");
     }
 }
 

@@ -9,6 +9,7 @@
 //! on [`Workers`], at most one for each container; one that hangs is reported and left aside. All paths are resolved
 //! below the container's root without following links, and what is made is made as the container's root.
 
+mod folders;
 mod inside;
 mod mountinfo;
 mod workers;
@@ -22,6 +23,7 @@ use nix::errno::Errno;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,17 +44,20 @@ pub struct Target {
     pub process: Arc<OwnedFd>,
     /// The host's user and group id of the container's root.
     pub root: (u32, u32),
+    /// The file in which the folders are noted that are made in its own `/dev`. Goes when the container goes.
+    pub folders: PathBuf,
 }
 
 impl Target {
     /// Holds the process `pid`. Whoever calls makes sure afterwards that it is the process that was meant.
-    pub fn hold(instance: InstanceId, pid: i32, root: (u32, u32)) -> io::Result<Self> {
+    pub fn hold(instance: InstanceId, pid: i32, root: (u32, u32), folders: PathBuf) -> io::Result<Self> {
         let process = Arc::new(pidfd_open(pid)?);
         Ok(Self {
             instance,
             pid,
             process,
             root,
+            folders,
         })
     }
 }
@@ -166,6 +171,16 @@ pub enum NamespaceError {
     Full {
         /// Below `/dev`.
         path: String,
+    },
+    /// A folder on the way could not be noted as ours, so it was not made.
+    #[error(
+        "cannot note that the folder /dev/{path} is the broker's: {source}; it was not made, and is tried again"
+    )]
+    Unrecorded {
+        /// Below `/dev`.
+        path: String,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The bind was made and is not to be seen.
     #[error(

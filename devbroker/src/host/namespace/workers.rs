@@ -1,7 +1,7 @@
 //! Threads for work inside containers: a bounded number, at most one for each container, and none that waits for a
 //! hanging one.
 
-use super::inside::{self, Folders};
+use super::inside;
 use super::{Job, Outcome, PATIENCE};
 use crate::model::InstanceId;
 use nix::sched::{CloneFlags, unshare};
@@ -55,7 +55,6 @@ struct State {
     running: BTreeMap<InstanceId, Running>,
     /// Containers to look at with care: they have hung before.
     suspects: BTreeSet<InstanceId>,
-    folders: BTreeMap<InstanceId, Folders>,
     /// Threads that wait for work.
     idle: usize,
     /// Threads that do not hang.
@@ -119,7 +118,6 @@ impl Workers {
     /// Forgets what is kept of a container that is gone.
     pub fn forget(&self, instance: &InstanceId) {
         let mut state = self.shared.lock();
-        state.folders.remove(instance);
         state.suspects.remove(instance);
     }
 }
@@ -155,10 +153,10 @@ impl Shared {
         // Its own root, working folder and umask: `setns` asks for that, and the other threads keep theirs.
         let own = unshare(CloneFlags::CLONE_FS);
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        while let Some((job, careful, mut folders)) = self.take() {
+        while let Some((job, careful)) = self.take() {
             let instance = job.target.instance.clone();
             let ran = match own {
-                Ok(()) => inside::run(job, careful, &mut folders),
+                Ok(()) => inside::run(job, careful),
                 Err(errno) => inside::Ran {
                     result: Err(super::NamespaceError::of("prepare a thread for work", "", errno)),
                     thread_is_home: true,
@@ -169,9 +167,6 @@ impl Shared {
                 .running
                 .remove(&instance)
                 .is_some_and(|running| running.stuck);
-            if !folders.is_empty() {
-                state.folders.insert(instance.clone(), folders);
-            }
             if was_stuck {
                 state.able += 1;
             }
@@ -192,7 +187,7 @@ impl Shared {
     }
 
     /// Waits for a job; `None` when no more is to come.
-    fn take(&self) -> Option<(Job, bool, Folders)> {
+    fn take(&self) -> Option<(Job, bool)> {
         let mut state = self.lock();
         loop {
             if state.closing {
@@ -202,7 +197,6 @@ impl Shared {
                 let instance = job.target.instance.clone();
                 state.queued.remove(&instance);
                 let careful = state.suspects.remove(&instance);
-                let folders = state.folders.remove(&instance).unwrap_or_default();
                 state.running.insert(
                     instance,
                     Running {
@@ -211,7 +205,7 @@ impl Shared {
                     },
                 );
                 self.begun.notify_one();
-                return Some((job, careful, folders));
+                return Some((job, careful));
             }
             state.idle += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
