@@ -18,6 +18,8 @@ pub(crate) struct Layout {
     pub(crate) registrations: PathBuf,
     /// Pinned device filters, one folder for each run.
     pub(crate) filters: PathBuf,
+    /// What the broker remembers of permissions.
+    pub(crate) permissions: PathBuf,
 }
 
 impl Default for Layout {
@@ -29,6 +31,7 @@ impl Default for Layout {
             run: "/run/ctm".into(),
             registrations: "/run/devbroker/containers".into(),
             filters: "/sys/fs/bpf/devbroker".into(),
+            permissions: "/var/lib/devbroker/permissions".into(),
         }
     }
 }

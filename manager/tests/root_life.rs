@@ -308,3 +308,18 @@ fn creation_killed_after_each_step() {
     );
     assert_eq!(out, "store 14\n\ncopy 14\n\nown 14\n\nbox: stopped\n\n");
 }
+
+/// Without a broker, too, a container of the same name that comes later has nothing of the former one.
+#[test]
+fn destroying_forgets_what_was_set_inside() {
+    let out = printed(
+        "forgotten",
+        "at=/var/lib/devbroker/permissions; mkdir -p $at; touch $at/0:ctm:box.jsonl $at/0:ctm:box-2.jsonl $at/1000:ctm:box.jsonl\n\
+         ctm create box --rootfs $ROOTFS >/dev/null; ls $at\n\
+         ctm destroy box --yes; echo destroyed; ls $at; ctm create box --rootfs $ROOTFS >/dev/null; ctm destroy box --yes",
+    );
+    assert_eq!(
+        out,
+        "0:ctm:box-2.jsonl\n0:ctm:box.jsonl\n1000:ctm:box.jsonl\ndestroyed\n0:ctm:box-2.jsonl\n1000:ctm:box.jsonl\n"
+    );
+}

@@ -216,6 +216,7 @@ impl State {
                 tracing::debug!(%container, %path, %error, "withdraw");
             }
         }
+        self.remember.release(&served.registration.key());
         if let Err(error) = Ledger::remove(&self.paths.ledgers(), &served.registration.instance) {
             tracing::warn!(%container, %error, "ledger");
         }

@@ -3,7 +3,8 @@
 //! One file for each container under `/var/lib/devbroker/permissions`, appended to with JSON lines; the last line of an
 //! alias and role counts. A line is written before the call returns, so that killing the broker loses nothing; that the
 //! disk has it is seen to by a thread of its own, so that a slow disk holds up nobody. A line cut off by a crash is
-//! dropped. Nobody but the broker writes there.
+//! dropped. Nobody but the broker writes there; who destroys a container removes its file ([`forget_in`]), broker or not,
+//! and since the broker holds in memory only what it serves, that is all there is to it.
 
 use crate::model::{AliasName, ContainerKey, Permissions, Role};
 use serde::{Deserialize, Serialize};
@@ -149,19 +150,20 @@ impl Remember {
         Ok(true)
     }
 
+    /// Lets go of a container that has ended: the next time it is asked for, its file is read again.
+    pub fn release(&mut self, key: &ContainerKey) {
+        self.containers.remove(key);
+    }
+
     /// Forgets a container that is destroyed. Says whether anything was known of it.
     pub fn forget(&mut self, key: &ContainerKey) -> Result<bool, RememberError> {
-        self.containers.remove(key);
-        let path = self.path(key);
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(RememberError {
-                what: "remove",
-                path,
-                source,
-            }),
+        self.release(key);
+        let known = remove(&self.folder, key)?;
+        if let (Some(to_sync), Ok(folder)) = (&self.to_sync, File::open(&self.folder)) {
+            // The thread ends only after the sender is gone.
+            to_sync.send((key.clone(), folder)).ok();
         }
+        Ok(known)
     }
 
     /// Waits until the disk has everything. For the end of the program.
@@ -177,9 +179,8 @@ impl Remember {
         }
     }
 
-    /// Names of containers and engines hold no slash and no colon.
     fn path(&self, key: &ContainerKey) -> PathBuf {
-        self.folder.join(format!("{}:{}.jsonl", key.owner, key.container))
+        path_in(&self.folder, key)
     }
 
     fn memory(&mut self, key: &ContainerKey) -> Result<&mut Memory, RememberError> {
@@ -197,6 +198,39 @@ impl Remember {
             }
         }
     }
+}
+
+/// Forgets a container that is destroyed, for who destroys it, so that the disk knows no more when this returns. The broker
+/// need not be there; if it is, it is to be told first that the container is gone. Says whether anything was known of it.
+pub fn forget_in(folder: &Path, key: &ContainerKey) -> Result<bool, RememberError> {
+    let known = remove(folder, key)?;
+    if known {
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|source| RememberError {
+            what: "write",
+            path: folder.into(),
+            source,
+        })?;
+    }
+    Ok(known)
+}
+
+fn remove(folder: &Path, key: &ContainerKey) -> Result<bool, RememberError> {
+    let path = path_in(folder, key);
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(RememberError {
+            what: "remove",
+            path,
+            source,
+        }),
+    }
+}
+
+/// Names of containers and engines hold no slash and no colon.
+fn path_in(folder: &Path, key: &ContainerKey) -> PathBuf {
+    folder.join(format!("{}:{}.jsonl", key.owner, key.container))
 }
 
 impl Drop for Remember {
@@ -342,6 +376,26 @@ mod tests {
         // Asking for it began a new, empty file.
         assert!(remember.forget(&scan).unwrap());
         assert!(!remember.forget(&scan).unwrap());
+    }
+
+    /// Whoever destroys a container removes the file beside a broker that runs; one of the same name begins anew.
+    #[test]
+    fn what_is_destroyed_is_not_remembered_by_a_broker_that_knew_it() {
+        let Fixture { folder, alias, role } = fixture();
+        let (scan, other) = (key("ctm:scan", 0), key("ctm:other", 0));
+        let mut remember = Remember::open(folder.path()).unwrap();
+        for key in [&scan, &other] {
+            remember.set(key, &alias, &role, perms(0o640)).unwrap();
+            remember.release(key);
+        }
+        assert!(forget_in(folder.path(), &scan).unwrap());
+        assert!(!forget_in(folder.path(), &scan).unwrap());
+        assert_eq!(remember.get(&scan, &alias, &role).unwrap(), None);
+        assert_eq!(remember.get(&other, &alias, &role).unwrap(), Some(&perms(0o640)));
+        remember.set(&scan, &alias, &role, perms(0o600)).unwrap();
+        remember.release(&scan);
+        assert_eq!(remember.get(&scan, &alias, &role).unwrap(), Some(&perms(0o600)));
+        assert!(!forget_in(&folder.path().join("none"), &scan).unwrap());
     }
 
     #[test]

@@ -4,6 +4,8 @@ use super::{Code, Condition, stop};
 use crate::layout::Layout;
 use crate::{broker, cli, definitions, lock, service, store};
 use anyhow::{Context, Result, bail};
+use devbroker::host::remember;
+use devbroker::model::ContainerKey;
 use std::fs;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::time::Duration;
@@ -35,8 +37,14 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
     }
     store::remove(&layout.stored(name))?;
     if let Err(error) = broker::withdraw(name, true, FORGET_LIMIT) {
-        tracing::debug!(container = %name, %error, "the broker was not told to forget the container");
+        tracing::debug!(container = %name, %error, "the broker was not told that the container is gone");
     }
+    // Under the lock on this name, so that no container made anew under it is meant. The broker may have done it already.
+    let key = ContainerKey {
+        container: broker::reference(name),
+        owner: 0,
+    };
+    remember::forget_in(&layout.permissions, &key).context("forget permissions set inside")?;
     for folder in [super::start::FAILURES, ".log"] {
         // Remarks of earlier runs; /run is emptied at the next boot anyway.
         fs::remove_file(layout.beside(folder, name)).ok();
