@@ -1,6 +1,7 @@
 # make check        everything: formatting, lints, tests, root tests, scenarios in the virtual machine (needs root)
 # make check-fast   what needs neither root nor the virtual machine
 # make scenarios    lists the scenarios;  make scenario NAME=...  runs one and keeps its log
+# make bench        how fast a device is in its container, beside the bare system calls and a script; on the host, needs root; N=1000
 # make demo         the whole story on an emulated printer, in the virtual machine
 # make build, image, prereqs, install DESTDIR= PREFIX=, clean
 #
@@ -9,13 +10,14 @@
 CARGO   ?= cargo
 IMAGE   ?= trixie
 JOBS    ?= 2
+N       ?= 1000
 DESTDIR ?=
 PREFIX  ?= /usr
 export CARGO IMAGE
 
 scenario = $(CARGO) run --quiet -p devbroker-tests --bin scenario --
 
-.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario demo image install clean
+.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario demo bench image install clean
 
 all: build
 
@@ -43,6 +45,10 @@ scenario: prereqs
 
 demo: prereqs
 	@$(scenario) demo
+
+bench: prereqs-build
+	@$(CARGO) build --quiet --release -p devbroker --bin devbroker
+	@$(CARGO) run --quiet --release -p devbroker-tests --bin bench -- --replugs $(N)
 
 image: prereqs
 	@$(scenario) image

@@ -1,10 +1,13 @@
 //! Everything that runs the built programs from outside: the virtual machine
 //! with real hot-plug ([`vm`]), the scenarios in it ([`scenarios`]), what
-//! starts and counts them ([`runner`], [`check`]).
+//! starts and counts them ([`runner`], [`check`]), the benchmark on the host
+//! ([`bench`]).
 //!
-//! Knows the product only by its programs' command lines and output. `README.md`
+//! Knows the product only by its programs' command lines and output; the
+//! benchmark makes containers with devbroker's library, as ctm does. `README.md`
 //! beside this crate is the manual for those who write scenarios.
 
+pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod runner;
