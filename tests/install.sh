@@ -32,6 +32,20 @@ for file in systemd/*.tmpfiles; do [ ! -e "$file" ] || put_text "$file" "$to/lib
 for section in 5 8; do
   for file in docs/man/*."$section"; do [ ! -e "$file" ] || put_text "$file" "$to/share/man/man$section"; done
 done
+# Completion scripts come from the programs themselves, so they know what these know.
+site=$to/share/zsh/site-functions
+# Where Debian's zsh looks for those of packages.
+[ "$prefix" != /usr ] || site=$to/share/zsh/vendor-completions
+complete() { # program, shell, file
+  mkdir -p "$(dirname "$3")"
+  "$programs/$1" completions "$2" >"$3"
+  chmod 644 "$3"
+}
+for program in devbroker ctm; do
+  complete $program bash "$to/share/bash-completion/completions/$program"
+  complete $program zsh "$site/_$program"
+  complete $program fish "$to/share/fish/vendor_completions.d/$program.fish"
+done
 for file in examples/*.toml; do [ ! -e "$file" ] || put_text "$file" "$to/share/doc/devbroker/examples"; done
 for file in rules/examples/*; do [ ! -e "$file" ] || put_text "$file" "$to/share/doc/devbroker/examples"; done
 # Folders of packages' and the administrator's own files.

@@ -1,7 +1,8 @@
-//! The arguments, as typed.
+//! The arguments, as typed. One definition makes parser, help and completions.
 
 use crate::definition::Edit;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use devbroker::model::{AliasName, ContainerName};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub(crate) enum Verb {
     /// Clean up after a supervisor that was killed; ctm@.service does it, and so do start and stop.
     #[command(hide = true)]
     Clean(Name),
+    /// Print a completion script.
+    Completions(Completions),
 }
 
 #[derive(Debug, Args)]
@@ -160,10 +163,22 @@ pub(crate) struct Run {
     pub(crate) detached: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// For which shell.
+    pub(crate) shell: Shell,
+}
+
+/// The completion script for a shell.
+pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ctm", &mut script);
+    script
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {

@@ -13,7 +13,7 @@ mod stop;
 pub(crate) use code::Code;
 use code::Refused;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{self, Cli, Verb};
 use crate::definitions::LoadError;
 use crate::layout::Layout;
 use crate::lock;
@@ -23,6 +23,7 @@ use crate::supervisor;
 use crate::{atomic, clean};
 use anyhow::{Context, Result};
 use devbroker::model::ContainerName;
+use std::io::{self, Write};
 
 /// An error with its causes. Our own errors name their cause in their text already; such a cause is left out.
 pub(crate) fn reason(error: &anyhow::Error) -> String {
@@ -71,6 +72,10 @@ impl Condition {
 
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
+    if let Verb::Completions(arguments) = &cli.verb {
+        io::stdout().write_all(&cli::completions(arguments.shell))?;
+        return Ok(Code::Done);
+    }
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("ctm has to run as root");
     }
@@ -89,6 +94,8 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Config(arguments) => change::config(layout, &arguments),
         Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
         Verb::Clean(arguments) => clean_up(layout, &arguments.name),
+        // Needs no root and was answered above.
+        Verb::Completions(_) => Ok(Code::Done),
     }
 }
 

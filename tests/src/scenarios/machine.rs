@@ -18,6 +18,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.boot()?;
     vm.install()?;
     vm.ok("systemctl cat devbroker.service >/dev/null && sync")?;
+    completions(&vm)?;
     vm.reboot()?;
     vm.ok("devbroker --version && systemctl cat devbroker.service >/dev/null && touch /root/seen && sync")?;
     vm.power_cut()?;
@@ -88,6 +89,23 @@ fn probe(vm: &Vm) -> Result<()> {
     held.wait_for("ok char 1:3 0 0:0", SOON)?;
     held.close_input()?;
     ensure!(held.wait(SOON)?.success());
+    Ok(())
+}
+
+/// The installed completion scripts are where the shells look for them, and bash's complete.
+fn completions(vm: &Vm) -> Result<()> {
+    vm.ok("cd /usr/share && for program in devbroker ctm; do
+            grep -q \"^#compdef $program\" zsh/vendor-completions/_$program || exit 1
+            grep -q \"complete -c $program\" fish/vendor_completions.d/$program.fish || exit 1
+        done")?;
+    for (line, proposed) in [("ctm st", "start stop status"), ("devbroker al", "aliases alias")] {
+        let (program, word) = line.split_once(' ').unwrap_or_default();
+        let words = vm.ok(&format!(
+            "source /usr/share/bash-completion/completions/{program} && COMP_WORDS=({line}) COMP_CWORD=1
+            _{program} {program} {word} {program}; echo ${{COMPREPLY[@]}}"
+        ))?;
+        ensure!(words == proposed, "{line}: {words}");
+    }
     Ok(())
 }
 
