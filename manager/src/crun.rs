@@ -125,9 +125,11 @@ impl<'a> Crun<'a> {
         self.check("delete", status)
     }
 
-    /// Becomes `crun exec` of a command with our own streams. Returns only if that is not possible.
-    pub(crate) fn exec(&self, terminal: bool, command: &[OsString]) -> CrunError {
+    /// Becomes `crun exec` of a command with our own streams, in `cgroup` below the container's. Returns only if that is
+    /// not possible.
+    pub(crate) fn exec(&self, cgroup: &str, terminal: bool, command: &[OsString]) -> CrunError {
         let mut crun = self.command("exec", None);
+        crun.arg(format!("--cgroup={cgroup}"));
         if terminal {
             crun.arg("--tty");
             if let Some(term) = std::env::var_os("TERM") {

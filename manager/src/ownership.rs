@@ -5,8 +5,8 @@
 
 use crate::ids::{COUNT, IdBlock, Ids};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmod, chownat, fstat, getxattr, openat,
-    setxattr, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxFlags, Uid, XattrFlags, chmod, chownat, fstat,
+    getxattr, openat, setxattr, statx, unlinkat,
 };
 use rustix::io::Errno;
 use std::io;
@@ -69,11 +69,11 @@ pub(crate) fn give(rootfs: &Path, ids: Ids, drop_nodes: bool) -> Result<Changed,
         Mode::empty(),
     )
     .map_err(failed("open", rootfs))?;
-    let device = fstat(&root).map_err(failed("look at", rootfs))?.st_dev;
+    let mount = mount_of(&root).map_err(failed("look at", rootfs))?;
     let mut walk = Walk {
         ids,
         drop_nodes,
-        device,
+        mount,
         changed: Changed::default(),
     };
     walk.own(&root, rootfs)?;
@@ -89,10 +89,21 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(Errno) -> Owner
     }
 }
 
+/// Which mount a file is reached through. The device number does not tell: the files of one overlay have those of its layers.
+fn mount_of(file: &OwnedFd) -> rustix::io::Result<u64> {
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    // Linux 5.8
+    if StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID) {
+        Ok(found.stx_mnt_id)
+    } else {
+        Err(Errno::NOSYS)
+    }
+}
+
 struct Walk {
     ids: Ids,
     drop_nodes: bool,
-    device: u64,
+    mount: u64,
     changed: Changed,
 }
 
@@ -114,7 +125,7 @@ impl Walk {
             )
             .map_err(failed("open", &at))?;
             let stat = fstat(&held).map_err(failed("look at", &at))?;
-            if stat.st_dev != self.device {
+            if mount_of(&held).map_err(failed("look at", &at))? != self.mount {
                 continue;
             }
             match FileType::from_raw_mode(stat.st_mode) {

@@ -1,6 +1,7 @@
 //! What a run of a container has written down about itself: who supervises it, which steps make it up, how far it is.
 
 use crate::atomic;
+use crate::cgroup::Cgroup;
 use crate::layout::RunFolder;
 use crate::plan::Step;
 use crate::process::ProcessId;
@@ -68,6 +69,17 @@ pub(crate) enum StateError {
 }
 
 impl State {
+    /// The container's cgroup.
+    pub(crate) fn container_cgroup(&self) -> Option<&Cgroup> {
+        self.steps.iter().find_map(|step| {
+            if let Step::Create { cgroup } = step {
+                Some(cgroup)
+            } else {
+                None
+            }
+        })
+    }
+
     /// Reads the state of a run; none if there is no run.
     pub(crate) fn read(run: &RunFolder) -> Result<Option<Self>, StateError> {
         let path = run.state();

@@ -78,9 +78,16 @@ pub(crate) enum Ending {
     Unknown,
 }
 
+impl Ending {
+    /// SIGINT: the container was powered off from within. A pid namespace's reboot(2) ends its first process so, and
+    /// no other way of sending this signal does.
+    const POWER_OFF: Self = Self::Signal(2);
+}
+
 impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            &Self::POWER_OFF => f.write_str("powered the container off"),
             Self::Exit(code) => write!(f, "exited with code {code}"),
             Self::Signal(number) => write!(f, "was ended by signal {number}"),
             Self::Unknown => f.write_str("ended"),
@@ -190,7 +197,7 @@ impl Supervisor<'_> {
             });
         }
         match stopped {
-            Ended::Asked | Ended::Itself(Ending::Exit(0) | Ending::Unknown) => Ok(()),
+            Ended::Asked | Ended::Itself(Ending::Exit(0) | Ending::POWER_OFF | Ending::Unknown) => Ok(()),
             Ended::Itself(ending) => Err(RunError::Failed(ending)),
         }
     }

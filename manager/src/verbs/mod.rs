@@ -13,6 +13,7 @@ mod stop;
 pub(crate) use code::Code;
 use code::Refused;
 
+use crate::cgroup::Cgroup;
 use crate::cli::{self, Cli, Verb};
 use crate::definitions::LoadError;
 use crate::layout::Layout;
@@ -59,6 +60,15 @@ impl Condition {
             Some(_) => Self::Supervised(state),
             None => Self::Abandoned(state),
         })
+    }
+
+    /// The container's cgroup, if it is up.
+    fn cgroup(&self) -> Option<&Cgroup> {
+        self.init()?;
+        match self {
+            Self::Supervised(state) => state.container_cgroup(),
+            Self::Stopped | Self::Abandoned(_) => None,
+        }
     }
 
     /// The first process, if the container is up.
