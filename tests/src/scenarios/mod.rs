@@ -18,6 +18,7 @@ mod host_reboot;
 mod hostile_container;
 mod hub;
 mod identical_twins;
+mod init_systemd;
 mod kept_node;
 mod lost_events;
 mod machine;
@@ -96,6 +97,7 @@ pub const ALL: &[Scenario] = &[
     scenario("hostile-container", "links, FIFOs, a full /dev and a FUSE that never answers harm nobody else", hostile_container::run),
     scenario("hub", "a granted hub: what comes behind it, two levels down too; pulling it takes all away", hub::run),
     scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
+    scenario("init-systemd", "a whole Debian with systemd as its init: device before its first unit, replug, orderly stop", init_systemd::run),
     scenario("kept-node", "a hard link and a descriptor that root inside keeps open nothing after unplug", kept_node::run),
     scenario("minor-reuse", "another device gets the number: refused inside, however the node came there", minor_reuse::run),
     scenario("no-window", "over 50 replugs a prober inside sees ENOENT or the finished device, nothing between", no_window::run),

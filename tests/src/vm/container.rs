@@ -35,6 +35,7 @@ const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
 pub struct Container {
     vm: Vm,
     name: String,
+    root: String,
 }
 
 impl Container {
@@ -50,12 +51,31 @@ impl Container {
             users.option(),
             script.replace('$', "\\$")
         ))?;
-        let container = Self {
+        Self::made(vm, name, format!("/var/lib/ctm/{name}/rootfs"))
+    }
+
+    /// Creates one that is a whole Debian with systemd as its init. Its root is the disk that all such containers share,
+    /// with a layer of its own above it, in which changes of owner take no space.
+    pub fn debian(vm: &Vm, name: &str, users: Users) -> Result<Self> {
+        let root = format!("/srv/debians/{name}/root");
+        vm.ok(&format!(
+            "set -e
+            mkdir -p /srv/debian /srv/debians/{name}/{{upper,work,root}}
+            mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian
+            mount -t overlay -o metacopy=on,lowerdir=/srv/debian,upperdir=/srv/debians/{name}/upper,workdir=/srv/debians/{name}/work overlay {root}
+            ctm create {name} {} --rootfs {root} --in-place",
+            users.option()
+        ))?;
+        Self::made(vm, name, root)
+    }
+
+    fn made(vm: &Vm, name: &str, root: String) -> Result<Self> {
+        vm.ok(&format!("cp /shared/probe {root}/bin/probe"))?;
+        Ok(Self {
             vm: vm.clone(),
             name: name.to_owned(),
-        };
-        vm.ok(&format!("cp /shared/probe {}/bin/probe", container.root()))?;
-        Ok(container)
+            root,
+        })
     }
 
     /// Its name.
@@ -64,8 +84,8 @@ impl Container {
     }
 
     /// Its root file system as the machine sees it.
-    pub fn root(&self) -> String {
-        format!("/var/lib/ctm/{}/rootfs", self.name)
+    pub fn root(&self) -> &str {
+        &self.root
     }
 
     /// Its /dev as the machine sees it, while it runs.

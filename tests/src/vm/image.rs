@@ -1,5 +1,6 @@
 //! The disk image, kernel and initial RAM disk: made from Debian packages by
-//! `tests/image/build.sh`, kept by the hash of everything in that folder.
+//! `tests/image/build.sh`, kept by the hash of everything in that folder; and beside it the disk with a whole Debian for
+//! containers, made by `tests/debian/build.sh`.
 
 use std::env;
 use std::fmt;
@@ -48,22 +49,34 @@ pub struct Image {
     /// What is in it.
     pub suite: Suite,
     folder: PathBuf,
+    debian: PathBuf,
 }
 
 impl Image {
     /// The image of a suite, made if it is not there yet.
     pub fn ensure(suite: Suite) -> Result<Self> {
-        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("image");
-        let key = Key::new().add(suite.to_string()).add_folder(&recipe)?.finish();
-        let folder = cache::entry(&format!("image-{suite}"), &key, |folder| {
-            build(suite, &recipe, folder)
-        })?;
-        Ok(Self { suite, folder })
+        let made = |recipe: &str, kind: &str| {
+            let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join(recipe);
+            let key = Key::new().add(suite.to_string()).add_folder(&recipe)?.finish();
+            cache::entry(&format!("{kind}-{suite}"), &key, |folder| {
+                build(suite, &recipe, folder)
+            })
+        };
+        Ok(Self {
+            suite,
+            folder: made("image", "image")?,
+            debian: made("debian", "debian")?,
+        })
     }
 
     /// The raw root file system. Never written to.
     pub fn disk(&self) -> PathBuf {
         self.folder.join("root.img")
+    }
+
+    /// The disk with a Debian for containers, of the same suite. Never written to.
+    pub(crate) fn debian(&self) -> PathBuf {
+        self.debian.join("debian.img")
     }
 
     /// The kernel as ELF.
@@ -79,11 +92,9 @@ impl Image {
 
     /// Tells this image from any other.
     pub(crate) fn key(&self) -> String {
-        self.folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
+        [&self.folder, &self.debian]
+            .map(|folder| folder.file_name().unwrap_or_default().to_string_lossy())
+            .join("+")
     }
 
     /// Writes the initial RAM disk with this agent in it.
@@ -122,7 +133,7 @@ fn build(suite: Suite, recipe: &Path, folder: &Path) -> Result<()> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .status()
-        .context("cannot run tests/image/build.sh")?;
+        .with_context(|| format!("cannot run {}/build.sh", recipe.display()))?;
     if status.success() {
         return Ok(());
     }
@@ -132,5 +143,8 @@ fn build(suite: Suite, recipe: &Path, folder: &Path) -> Result<()> {
         .get(lines.len().saturating_sub(30)..)
         .unwrap_or_default()
         .join("\n");
-    bail!("making the image of {suite} failed ({status}); run `make prereqs` first. It said:\n{tail}")
+    bail!(
+        "{}/build.sh {suite} failed ({status}); run `make prereqs` first. It said:\n{tail}",
+        recipe.display()
+    )
 }

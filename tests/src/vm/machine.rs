@@ -48,6 +48,7 @@ struct Paths {
     kernel: PathBuf,
     initrd: PathBuf,
     disk: PathBuf,
+    debian: PathBuf,
     share: PathBuf,
 }
 
@@ -73,6 +74,7 @@ impl Vm {
             kernel: lab.saved().image.kernel(),
             initrd: lab.saved().initrd(),
             disk,
+            debian: lab.saved().image.debian(),
             share: lab.share().to_owned(),
         };
         let console = lab.next_console();
@@ -317,6 +319,7 @@ fn launch(
         kernel: &paths.kernel,
         initrd: &paths.initrd,
         disk: &paths.disk,
+        debian: &paths.debian,
         format: "qcow2",
         forget: !kept,
         share: &paths.share,

@@ -23,7 +23,7 @@ const MACHINE: &str = "-M q35 -accel tcg,thread=multi,tb-size=512 -cpu Nehalem -
     -nodefaults -no-user-config -display none -nic none -no-reboot \
     -device virtio-blk-pci,drive=disk -device virtio-serial-pci -device virtconsole,chardev=console \
     -device virtserialport,chardev=agent,name=agent -device virtio-9p-pci,fsdev=share,mount_tag=share \
-    -device virtio-rng-pci -device qemu-xhci,id=xhci,p2=8,p3=8";
+    -device virtio-rng-pci -device qemu-xhci,id=xhci,p2=8,p3=8 -device virtio-blk-pci,drive=debian";
 
 const KERNEL: &str = "console=hvc0 quiet loglevel=4 mitigations=off panic=-1 nowatchdog no_timer_check \
     tsc=reliable rcupdate.rcu_expedited=1 apparmor=0 selinux=0 systemd.show_status=0 systemd.log_level=notice";
@@ -37,6 +37,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) initrd: &'a Path,
     /// The disk image.
     pub(crate) disk: &'a Path,
+    /// The disk with a Debian for containers, which the machine can only read.
+    pub(crate) debian: &'a Path,
     /// `raw` or `qcow2`.
     pub(crate) format: &'a str,
     /// Whether what is written to the disk is forgotten at the end.
@@ -94,6 +96,13 @@ impl Qemu {
                 "file={},if=none,id=disk,format={},snapshot={snapshot},cache=unsafe",
                 text(setup.disk),
                 setup.format
+            ),
+        ]);
+        command.args([
+            "-drive",
+            &format!(
+                "file={},if=none,id=debian,format=raw,readonly=on",
+                text(setup.debian)
             ),
         ]);
         command.args([

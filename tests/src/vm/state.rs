@@ -111,6 +111,7 @@ fn save(image: &Image, agent: &Path, folder: &Path) -> Result<()> {
             kernel: &image.kernel(),
             initrd: &initrd,
             disk: &disk,
+            debian: &image.debian(),
             format: "qcow2",
             forget: false,
             share: &share,
