@@ -258,6 +258,7 @@ fn several(faults: &mut Faults<'_>, span: Range<usize>, list: &DeArray<'_>) -> V
 
 fn matching(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Match> {
     const ID: &str = "four hexadecimal digits, as in \"04b8\"";
+    let before = faults.count();
     let table = Table::new(faults, "a match", value, MATCH, MATCH_EXAMPLE)?;
     let mut keys = Vec::new();
     let id = |faults: &mut Faults<'_>, key| {
@@ -306,7 +307,8 @@ fn matching(faults: &mut Faults<'_>, value: &Spanned<DeValue<'_>>) -> Option<Mat
         keys.push(Key::Attribute(name, text));
     }
     let whole = table.flag(faults, "whole").is_some_and(|(whole, _)| whole);
-    if table.names().all(|name| name == "whole") {
+    // A key that has a fault is not said to be missing as well.
+    if keys.is_empty() && faults.count() == before {
         faults.at(
             &value.span(),
             "a match without keys would match every device",

@@ -36,6 +36,11 @@ impl<'s> Faults<'s> {
         self.list.len() >= Self::MAX
     }
 
+    /// How many there are, shown or not.
+    pub(super) fn count(&self) -> usize {
+        self.list.len() + self.left_out
+    }
+
     /// Counts one that is not shown.
     pub(super) fn leave_out(&mut self) {
         self.left_out += 1;
@@ -146,11 +151,6 @@ impl<'t, 'i> Table<'t, 'i> {
 
     pub(super) fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
         self.content.get(key)
-    }
-
-    /// The names of all keys.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.content.keys().map(|name| name.get_ref().as_ref())
     }
 
     /// A text.
