@@ -2,10 +2,10 @@
 //! from it is what follows from any change of the configuration.
 
 use super::state::State;
-use super::views::matches_text;
+use super::views::{keys_text, matches_text};
 use crate::api::{AddAlias, AddAliasReply, ApiError, Attach, Detach, NotFoundKind};
 use crate::config::{self, Alias, Match, edit};
-use crate::model::{Access, AliasName, ContainerPattern, Origin, UserRef};
+use crate::model::{Access, AliasName, ContainerPattern, HostNode, Origin, UserRef};
 use crate::policy;
 use std::path::{Path, PathBuf};
 
@@ -188,12 +188,17 @@ pub(super) fn add_alias(state: &mut State, add: &AddAlias) -> Result<AddAliasRep
     }
     let mut trial = config::Config::default();
     trial.aliases.insert(add.name.clone(), alias.clone());
-    let nodes = state.host.nodes().filter(|node| {
-        policy::candidates(&trial, node)
-            .iter()
-            .any(|candidate| candidate.alias == add.name)
-    });
-    let nodes = nodes.map(|node| node.devname.clone()).collect();
+    let named: Vec<&HostNode> = state
+        .host
+        .nodes()
+        .filter(|node| {
+            policy::candidates(&trial, node)
+                .iter()
+                .any(|candidate| candidate.alias == add.name)
+        })
+        .collect();
+    notes.extend(whole_device(node, &alias, &named));
+    let nodes = named.iter().map(|node| node.devname.clone()).collect();
     if !add.dry_run {
         edit::append(&file, &text).map_err(|error| refused(&error))?;
         reload(state);
@@ -204,6 +209,27 @@ pub(super) fn add_alias(state: &mut State, add: &AddAlias) -> Result<AddAliasRep
         text,
         nodes,
         notes,
+    })
+}
+
+/// That the alias means the other nodes of the kind as well, and how to have the one that was named.
+fn whole_device(node: &HostNode, alias: &Alias, named: &[&HostNode]) -> Option<String> {
+    let like = |other: &&&HostNode| other.subsystem() == node.subsystem();
+    if named.iter().filter(like).count() < 2 {
+        return None;
+    }
+    let keys = alias.matches.first().map_or(&[][..], |one| &one.keys);
+    let means = format!(
+        "the alias means the whole device with its {} nodes, not {} alone",
+        named.len(),
+        node.devname
+    );
+    let narrowed = policy::narrow(node, keys, named);
+    Some(match narrowed {
+        Some(keys) => format!("{means}; to have that, write `match = {}`", keys_text(&keys)),
+        None => format!(
+            "{means}; a grant leaves out the others by `[[grant.node]]` with `role` and `omit = true`, see devbroker.toml(5)"
+        ),
     })
 }
 

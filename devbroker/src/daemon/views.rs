@@ -47,19 +47,21 @@ pub(super) fn diagnostic(problem: &Diagnostic) -> DiagnosticView {
     }
 }
 
+/// A match, as the configuration has it.
+pub(super) fn keys_text(keys: &[config::Key]) -> String {
+    let keys: Vec<String> = keys
+        .iter()
+        .map(|key| format!("{} = {}", key.name(), toml::Value::from(key.expected())))
+        .collect();
+    format!("{{ {} }}", keys.join(", "))
+}
+
 /// What an alias goes by, as the configuration has it.
 pub(super) fn matches_text(alias: &Alias) -> String {
-    let one = |keys: &[config::Key]| {
-        let keys: Vec<String> = keys
-            .iter()
-            .map(|key| format!("{} = {}", key.name(), toml::Value::from(key.expected())))
-            .collect();
-        format!("{{ {} }}", keys.join(", "))
-    };
     let all: Vec<String> = alias
         .matches
         .iter()
-        .map(|one_match| one(&one_match.keys))
+        .map(|one_match| keys_text(&one_match.keys))
         .collect();
     match all.as_slice() {
         [only] => only.clone(),

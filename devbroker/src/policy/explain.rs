@@ -5,6 +5,7 @@ use super::candidates::{anchors, device_value, devices, drivers, matches_device,
 use crate::config::{Alias, Config, Key, Match, Origin};
 use crate::model::{AliasName, HostNode, SysDevice, SysPath};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// One key of a match against one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,4 +245,37 @@ pub fn propose<'n>(node: &HostNode, nodes: impl IntoIterator<Item = &'n HostNode
         .chain(serial.map(Key::Serial))
         .chain(port.map(Key::Port))
         .collect()
+}
+
+/// What narrows `keys`, which mean a whole device, to this one of its nodes, given all that are there: the interface's number,
+/// or else one of udev's stable links. `None` if neither does.
+pub fn narrow(node: &HostNode, keys: &[Key], nodes: &[&HostNode]) -> Option<Vec<Key>> {
+    const INTERFACE: &str = "ID_USB_INTERFACE_NUM";
+    let by_interface = node.properties.get(INTERFACE).map(|number| {
+        vec![
+            Key::Subsystem(node.subsystem().into()),
+            Key::Property(INTERFACE.into(), number.clone()),
+        ]
+    });
+    let by_link = ["/by-id/", "/by-path/"].into_iter().filter_map(|folder| {
+        let link = node.links.iter().find(|link| link.as_str().contains(folder))?;
+        Some(vec![Key::Link(link.clone())])
+    });
+    by_interface.into_iter().chain(by_link).find_map(|more| {
+        let one = Match {
+            keys: keys.iter().cloned().chain(more).collect(),
+            whole: false,
+            origin: Origin {
+                file: PathBuf::new(),
+                line: 0,
+            },
+        };
+        let meant = |other: &&&HostNode| !anchors(&one, other).is_empty();
+        let mut meant = nodes.iter().filter(meant);
+        (meant
+            .next()
+            .is_some_and(|first| first.syspath() == node.syspath())
+            && meant.next().is_none())
+        .then_some(one.keys)
+    })
 }

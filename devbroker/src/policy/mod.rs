@@ -14,7 +14,7 @@ pub use bind::{AliasRecord, Binding, BoundBy, DeviceRecord, bind, keys_text};
 pub use candidates::{Candidate, Wanted, candidates, wanted};
 pub use explain::{
     AliasExplanation, DeviceExplanation, KeyExplanation, MatchExplanation, explain_alias, explain_device,
-    propose, telling_apart,
+    narrow, propose, telling_apart,
 };
 pub use grants::{alias_link, grants, role_link, wants};
 pub use members::{Member, members};

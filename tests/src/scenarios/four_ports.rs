@@ -1,6 +1,6 @@
 //! A device with four like nodes, which arrive in another order each time: each keeps its permissions by its role.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::vm::{Broker, Container, Controller, Gadget, Lab, Users, Vm};
 
@@ -55,8 +55,26 @@ fn shuffle(vm: &Vm, users: Users) -> Result<()> {
         }
         arrived.push(names);
     }
+    one_port(vm, &broker)?;
     arrived.sort();
     arrived.dedup();
     ensure!(arrived.len() == 3, "the order did not change: {arrived:?}");
+    Ok(())
+}
+
+/// `alias add` says that it names all four, and how to have one; that does what it says.
+fn one_port(vm: &Vm, broker: &Broker) -> Result<()> {
+    let third = vm.ok("readlink -f /dev/devbroker/quad.d/tty@if02")?;
+    let said = vm.ok(&format!("devbroker alias add --dry-run one {third}"))?;
+    ensure!(said.contains("the whole device with its 5 nodes"), "{said}");
+    let narrow = said
+        .split('`')
+        .find(|text| text.starts_with("match = "))
+        .context("no match is shown")?;
+    ensure!(narrow.contains("property.ID_USB_INTERFACE_NUM"), "{narrow}");
+    Broker::configure(vm, &format!("{CONFIGURATION}\n[alias.one]\n{narrow}\n"))?;
+    broker.settle()?;
+    vm.until(&format!("test \"$(readlink -f /dev/devbroker/one)\" = {third}"))?;
+    ensure!(vm.ok("ls /dev/devbroker/one.d")? == "tty@if02");
     Ok(())
 }

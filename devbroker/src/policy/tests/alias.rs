@@ -296,3 +296,47 @@ fn what_alias_add_proposes() {
     disk.links = vec!["disk/a".parse().unwrap(), "disk/by-id/x".parse().unwrap()];
     assert_eq!(shown(&disk, &[]), "link=disk/by-id/x");
 }
+
+#[test]
+fn one_node_of_a_device_with_several_like_it() {
+    let usb = Usb::at("1-2", 1, "2", "0525:a4a6:Q4");
+    let port = |interface: &str, number: u32, link: &str| {
+        let tail = format!("ttyUSB{number}/tty/ttyUSB{number}");
+        let mut node = usb.class(interface, &tail, "tty", "generic");
+        node.links = vec![link.parse().unwrap()];
+        node
+    };
+    let shown = |node: &crate::model::HostNode, all: &[&crate::model::HostNode]| {
+        let keys = crate::policy::propose(node, all.iter().copied());
+        let narrowed = crate::policy::narrow(node, &keys, all)?;
+        let texts: Vec<String> = narrowed
+            .iter()
+            .skip(keys.len())
+            .map(|key| format!("{}={}", key.name(), key.expected()))
+            .collect();
+        Some(texts.join(" "))
+    };
+    let raw = usb.node(5);
+    let mut first = port("00", 0, "serial/by-id/x-if00-port0");
+    let second = port("01", 1, "serial/by-id/x-if01-port0");
+    assert_eq!(
+        shown(&first, &[&raw, &first, &second]).as_deref(),
+        Some("link=serial/by-id/x-if00-port0")
+    );
+    first
+        .properties
+        .insert("ID_USB_INTERFACE_NUM".into(), "00".into());
+    assert_eq!(
+        shown(&first, &[&raw, &first, &second]).as_deref(),
+        Some("subsystem=tty property.ID_USB_INTERFACE_NUM=00")
+    );
+    // Two ports on one interface, of which the last to come has the link.
+    let mut twin = port("00", 7, "serial/by-path/y-port1");
+    twin.properties.clone_from(&first.properties);
+    assert_eq!(
+        shown(&twin, &[&first, &twin]).as_deref(),
+        Some("link=serial/by-path/y-port1")
+    );
+    twin.links.clear();
+    assert_eq!(shown(&twin, &[&first, &twin]), None);
+}
