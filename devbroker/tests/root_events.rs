@@ -229,6 +229,46 @@ fn events_that_did_not_fit_are_known_to_be_lost() {
     }
 }
 
+/// The number under which a netlink socket is reached.
+fn port(socket: &impl std::os::fd::AsFd) -> u32 {
+    use std::os::fd::AsRawFd;
+    nix::sys::socket::getsockname::<nix::sys::socket::NetlinkAddr>(socket.as_fd().as_raw_fd())
+        .unwrap()
+        .pid()
+}
+
+#[test]
+fn a_forged_message_is_not_heard() {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
+    };
+    use std::os::fd::AsRawFd;
+    let mut host = Monitors::open();
+    let device = Loop::reserve(26);
+    let forger = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkKObjectUEvent,
+    )
+    .unwrap();
+    device.add();
+    host.changed(&device, Action::Add);
+    let path = device.devpath();
+    let name = device.name();
+    let text = format!(
+        "remove@{path}\0ACTION=remove\0DEVPATH={path}\0SUBSYSTEM=block\0MAJOR=7\0MINOR=1\0DEVNAME={name}\0SEQNUM=999999999\0"
+    );
+    for monitor in [port(&host.kernel), port(&host.udev)] {
+        let to = NetlinkAddr::new(monitor, 0);
+        sendto(forger.as_raw_fd(), text.as_bytes(), &to, MsgFlags::empty()).unwrap();
+    }
+    // The true removal comes behind it in either queue, and is the first that is heard.
+    device.remove();
+    assert!(host.removed_by_kernel(&device).seqnum < 999_999_999);
+    assert!(host.removed_by_udev(&device).seqnum < 999_999_999);
+}
+
 /// A rule that keeps udev at one kind of event of one device until it is let go, each time anew.
 struct SlowRule {
     rule: PathBuf,

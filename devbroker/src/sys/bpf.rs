@@ -527,3 +527,14 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         cgroup: (device && raw.cgroup_id != 0).then_some(raw.cgroup_id),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Query;
+
+    /// Kernels 6.17 to 7.2 write eight bytes at offset 56 whatever size they are told.
+    #[test]
+    fn a_query_has_room_for_what_newer_kernels_write() {
+        assert!(size_of::<Query>() >= 64, "{}", size_of::<Query>());
+    }
+}

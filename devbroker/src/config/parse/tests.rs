@@ -247,3 +247,29 @@ proptest::proptest! {
         sane(&bytes);
     }
 }
+
+/// A configuration is data: what a shell would run is a text like any other, or no value at all.
+#[test]
+fn nothing_in_a_file_is_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("ran");
+    let command = format!("touch {}", trace.display());
+    for text in [
+        format!("$({command})"),
+        format!("`{command}`"),
+        format!("; {command}"),
+    ] {
+        let file = parse(&format!("[alias.x]\nmatch.serial = '{text}'"));
+        assert_eq!(file.aliases[0].matches[0].keys, [Key::Serial(text.clone())]);
+        let all = [
+            format!("[alias.'{text}']\nmatch.serial = 'S'"),
+            format!("[[grant]]\nalias = 'x'\ncontainer = '{text}'"),
+            format!("[[grant]]\nalias = 'x'\ncontainer = 'ctm:c'\nowner = '{text}'"),
+            text.clone(),
+        ];
+        for file in all {
+            assert!(faults(&file).contains("error:"), "{file}");
+        }
+    }
+    assert!(!trace.exists());
+}

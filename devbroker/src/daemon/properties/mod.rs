@@ -8,6 +8,7 @@
 //! scenarios.
 
 mod broker;
+mod histories;
 mod setting;
 mod world;
 
@@ -349,29 +350,4 @@ proptest! {
         }
         model.rest();
     }
-}
-
-/// Both the kernel's word of a removal and udev's word of the next device at that place are lost; udev's word of the removal
-/// comes last, after the scan that found the next device.
-#[test]
-fn a_removal_that_is_told_late_does_not_take_the_next_stay() {
-    let socket = Socket::One;
-    let work = || Step::Work { pick: 0, hook: false };
-    let hear = || Step::Hear {
-        hook: false,
-        overtaken: None,
-    };
-    let mut model = Model::new();
-    model.step(&Step::Plug { socket, stick: 0 });
-    (0..4).for_each(|_| model.step(&work()));
-    (0..4).for_each(|_| model.step(&hear()));
-    model.step(&Step::Overflow { kernel: true, socket });
-    (0..2).for_each(|_| model.step(&work()));
-    model.step(&Step::Overflow {
-        kernel: false,
-        socket: Socket::Two,
-    });
-    (0..4).for_each(|_| model.step(&work()));
-    model.rest();
-    assert_eq!(model.disk.containers[&container(0)].ledger.nodes.len(), 2);
 }
