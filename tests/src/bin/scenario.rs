@@ -5,6 +5,7 @@
 //! scenario run NAME... [--jobs N]
 //! scenario all [--jobs N]             the last line is "N passed, N failed"
 //! scenario demo                       tells the whole story; the last line is "demo: ok"
+//! scenario traps                      what went wrong elsewhere, and what shows that it does not here
 //! scenario image                      makes image and saved state
 //! scenario shell                      runs the lines of its input in a restored machine
 //! ```
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use devbroker_tests::demo;
 use devbroker_tests::runner::{Bench, select};
 use devbroker_tests::scenarios::ALL;
+use devbroker_tests::traps;
 
 fn main() -> ExitCode {
     match run() {
@@ -42,7 +44,7 @@ fn run() -> Result<bool> {
     }
     let mut out = io::stdout();
     if names.is_empty() {
-        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], demo, image or shell");
+        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], demo, traps, image or shell");
     }
     let verb = names.remove(0);
     match verb.as_str() {
@@ -62,6 +64,15 @@ fn run() -> Result<bool> {
             Ok(tally.failed == 0)
         }
         "demo" => demo::run(&Bench::prepare(&mut io::sink())?.lab("demo")?, &mut out).map(|()| true),
+        "traps" => {
+            for trap in traps::ALL {
+                writeln!(out, "{}: {}", trap.name, trap.what)?;
+                for proof in trap.shown_by {
+                    writeln!(out, "    {proof}")?;
+                }
+            }
+            Ok(true)
+        }
         "image" => Bench::prepare(&mut out).map(|_| true),
         "shell" => shell(&mut out).map(|()| true),
         other => bail!("no such verb: {other}"),

@@ -41,6 +41,7 @@ const STORM_TIME: Duration = Duration::from_secs(300);
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
+    listens_before_it_looks(&vm)?;
     let container = Container::create(&vm, "c", Users::Own)?;
     let broker = Broker::start(&vm, CONFIGURATION)?;
     container.start()?;
@@ -109,6 +110,27 @@ fn right(container: &Container, stick: &str, scanner: &str) -> Result<()> {
         found == wanted,
         "{found} bus nodes: {}",
         container.ok("find /dev/bus -type c")?
+    );
+    Ok(())
+}
+
+/// What is plugged while the broker looks at everything for the first time is heard: both its monitors are open by then.
+fn listens_before_it_looks(vm: &Vm) -> Result<()> {
+    let broker = vm.start_job("exec strace -f -qq -o /run/trace -e trace=bind,openat devbroker daemon")?;
+    vm.until("devbroker status >/dev/null 2>&1")?;
+    vm.ok("pkill -TERM -x devbroker")?;
+    broker.wait(Duration::from_secs(60))?;
+    let trace = vm.get("/run/trace")?;
+    let first = |what: &str| trace.lines().position(|line| line.contains(what));
+    let looked = first("\"/sys/dev/char\"").context("it looked at no devices")?;
+    let listened = trace
+        .lines()
+        .take(looked)
+        .filter(|line| line.contains("bind(") && line.contains("AF_NETLINK"))
+        .count();
+    ensure!(
+        listened == 2,
+        "it listens to {listened} groups when it looks:\n{trace}"
     );
     Ok(())
 }

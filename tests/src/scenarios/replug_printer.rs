@@ -42,10 +42,13 @@ fn replug(vm: &Vm, users: Users) -> Result<()> {
     ensure!(vm.ok("readlink -f /dev/devbroker/laser")? == lp);
     print(vm, &printer, &office, "first page")?;
 
+    let host = format!("stat -c '%a %u %g' {lp} && getfacl -np {lp}");
+    let on_host = vm.ok(&host)?;
     office.ok(&format!(
         "chmod 640 {lp} && chown 1000:7 {lp} && setfacl -m u:114:rw {lp}"
     ))?;
     let before = look(&office, &lp)?;
+    ensure!(vm.ok(&host)? == on_host, "the host's own node was changed");
     printer.unplug()?;
     vm.wait_gone(&lp)?;
     other.plug(Controller::Second)?;
