@@ -143,8 +143,6 @@ fn foreign(vm: &Vm) -> Result<()> {
     let outcome = inside(vm, "probe open /dev/ttyUSB0")?;
     ensure!(outcome.starts_with("ok char 188:0"), "{outcome}");
 
-    let peace = answer(vm)?;
-
     // Beside it a node of the same number where no FUSE will be, opened all the time.
     vm.ok("mknod -m 666 /srv/bad/rootfs/tmp/node c 188 0")?;
     let watch = vm.watch_open(
@@ -153,6 +151,8 @@ fn foreign(vm: &Vm) -> Result<()> {
         "/srv/bad/rootfs/tmp/stop",
         "/tmp/stop",
     )?;
+    // The prober alone keeps a processor busy.
+    let peace = answer(vm)?;
     let fuse = vm.start_job(
         "exec crun exec bad /bin/sh -c 'exec 9<>/dev/fuse && \
             mount -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 none /dev && \
