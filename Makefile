@@ -2,7 +2,7 @@
 # make check-fast   what needs neither root nor the virtual machine
 # make scenarios    lists the scenarios;  make scenario NAME=...  runs one and keeps its log
 # make bench        how fast a device is in its container, beside the bare system calls and a script; on the host, needs root; N=1000
-# make demo         the whole story on an emulated printer, in the virtual machine
+# make demo         the whole story on an emulated printer, in the virtual machine; HOST=1: on this host, with a loop device
 # make build, image, prereqs, install DESTDIR= PREFIX=, clean
 #
 # IMAGE=bookworm runs the scenarios on Debian 12 instead of 13; JOBS=n so many at a time.
@@ -43,8 +43,15 @@ scenario: prereqs
 	@test -n "$(NAME)" || { echo "which scenario? make scenario NAME=...; make scenarios lists them" >&2; exit 2; }
 	@$(scenario) run $(NAME) --jobs $(JOBS)
 
+ifdef HOST
+demo: prereqs-build
+	@$(scenario) demo --host-qualifies
+	@tests/prereqs.sh host
+	@$(scenario) demo --host
+else
 demo: prereqs
 	@$(scenario) demo
+endif
 
 bench: prereqs-build
 	@$(CARGO) build --quiet --release -p devbroker --bin devbroker

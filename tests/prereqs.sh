@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs with apt what building (prereqs.sh build) or everything (prereqs.sh)
-# needs and is not there yet. Says what to do where it cannot.
+# Installs with apt what building (prereqs.sh build), the demo on the host
+# (prereqs.sh host) or everything (prereqs.sh) needs and is not there yet. Says
+# what to do where it cannot.
 set -eu
 need=""
 want() { # program, package
@@ -34,6 +35,14 @@ want strip binutils
 want make make
 want pkg-config pkg-config
 pkg-config --exists libudev 2>/dev/null || need="$need libudev-dev libc6-dev"
+if [ "${1:-all}" != build ]; then
+  want crun crun
+  want losetup mount
+  [ -e /dev/loop-control ] || want modprobe kmod
+  want setpriv util-linux
+  want tar tar
+  want udevadm udev
+fi
 if [ "${1:-all}" = all ]; then
   want qemu-system-x86_64 qemu-system-x86
   want qemu-img qemu-utils
@@ -41,12 +50,8 @@ if [ "${1:-all}" = all ]; then
   want mke2fs e2fsprogs
   want zstd zstd
   want xz xz-utils
-  want tar tar
-  want setpriv util-linux
   want ip iproute2
-  want udevadm udev
   want setfacl acl
-  want crun crun
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need="$need debian-archive-keyring"
 fi
 [ -n "$need" ] || exit 0

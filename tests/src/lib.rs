@@ -12,5 +12,6 @@ pub mod check;
 pub mod demo;
 pub mod runner;
 pub mod scenarios;
+mod sys;
 pub mod traps;
 pub mod vm;

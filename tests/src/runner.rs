@@ -21,8 +21,8 @@ use crate::vm::state::Saved;
 /// The triple of the machine; programs that run in any guest are linked statically for it.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// The programs that scenarios try.
-const PROGRAMS: [&str; 3] = ["devbroker", "devbroker-hook", "ctm"];
+/// The programs that scenarios try, and this one, for scenario demo-host.
+const PROGRAMS: [&str; 4] = ["devbroker", "devbroker-hook", "ctm", "scenario"];
 
 /// What is needed to run scenarios.
 #[derive(Debug)]
@@ -47,17 +47,11 @@ impl Bench {
         let target = target_folder()?;
         let suite = Suite::from_environment()?;
         let start = Instant::now();
-        build()?;
+        let share = programs()?;
         let built = start.elapsed();
         let logs = target.join("scenarios");
-        let share = logs.join("share");
-        fs::create_dir_all(&share)?;
-        for program in PROGRAMS {
-            install(&target.join("debug").join(program), &share.join(program))?;
-        }
         stage(&share, &share.join("root"))?;
         let guest = target.join(TRIPLE).join("release");
-        install(&guest.join("probe"), &share.join("probe"))?;
         let image = Image::ensure(suite)?;
         let imaged = start.elapsed();
         let saved = Saved::ensure(&image, &guest.join("agent"))?;
@@ -194,6 +188,19 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// Builds the programs; answers with the folder that has them.
+pub fn programs() -> Result<PathBuf> {
+    build()?;
+    let target = target_folder()?;
+    let share = target.join("scenarios/share");
+    fs::create_dir_all(&share)?;
+    for program in PROGRAMS {
+        install(&target.join("debug").join(program), &share.join(program))?;
+    }
+    install(&target.join(TRIPLE).join("release/probe"), &share.join("probe"))?;
+    Ok(share)
+}
+
 fn build() -> Result<()> {
     let programs = cargo(&[
         "build",
@@ -208,6 +215,7 @@ fn build() -> Result<()> {
         "devbroker/fail-points",
     ])?;
     // For the machine and for containers, whatever libraries they have.
+    let harness = cargo(&["build", "--quiet", "-p", "devbroker-tests", "--bins"])?;
     let mut guest = cargo(&[
         "build",
         "--quiet",
@@ -220,7 +228,7 @@ fn build() -> Result<()> {
     ])?;
     let flags = r#"["-Ctarget-feature=+crt-static", "-Cstrip=symbols"]"#;
     guest.args(["--config", &format!("target.{TRIPLE}.rustflags={flags}")]);
-    for mut command in [programs, guest] {
+    for mut command in [programs, harness, guest] {
         let status = command.status().context("cannot run cargo")?;
         ensure!(status.success(), "building the programs failed ({status})");
     }

@@ -5,6 +5,8 @@
 //! scenario run NAME... [--jobs N]
 //! scenario all [--jobs N]             the last line is "N passed, N failed"
 //! scenario demo                       tells the whole story; the last line is "demo: ok"
+//! scenario demo --host [PROGRAMS]     the same on the host itself, with the programs of a folder, or built
+//! scenario demo --host-qualifies      says why that cannot be, missing packages apart
 //! scenario traps                      what went wrong elsewhere, and what shows that it does not here
 //! scenario image                      makes image and saved state
 //! scenario shell                      runs the lines of its input in a restored machine
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use devbroker_tests::demo;
-use devbroker_tests::runner::{Bench, select};
+use devbroker_tests::runner::{Bench, programs, select};
 use devbroker_tests::scenarios::ALL;
 use devbroker_tests::traps;
 
@@ -63,6 +65,14 @@ fn run() -> Result<bool> {
             writeln!(out, "{} passed, {} failed", tally.passed, tally.failed)?;
             Ok(tally.failed == 0)
         }
+        "demo" if names.first().is_some_and(|word| word == "--host") => demo::on_host(
+            || names.get(1).map_or_else(programs, |folder| Ok(folder.into())),
+            &mut out,
+        ),
+        "demo" if names.first().is_some_and(|word| word == "--host-qualifies") => {
+            demo::host_qualifies(&mut out)
+        }
+        "demo-inside" => demo::inside(&names, &mut out).map(|()| true),
         "demo" => demo::run(&Bench::prepare(&mut io::sink())?.lab("demo")?, &mut out).map(|()| true),
         "traps" => {
             for trap in traps::ALL {

@@ -7,6 +7,7 @@ mod broker_killed;
 mod busy_restart;
 mod ctm_basic;
 mod daemon_reload;
+mod demo_host;
 mod disk_partitions;
 mod fast_replug;
 mod filter_fails_closed;
@@ -91,6 +92,7 @@ pub const ALL: &[Scenario] = &[
     scenario("foreign-takeover", "crun's and Podman's containers whose filters deny: taken over, kept, given back; strangers' refused", foreign_takeover::run),
     scenario("daemon-reload", "systemd reloads and sets properties while a device is being opened: no failure, own and foreign", daemon_reload::run),
     scenario("filter-fails-closed", "pins, program, bpffs are taken away, ctm is killed half way: denied all the same", filter_fails_closed::run),
+    scenario("demo-host", "`make demo HOST=1` leaves nothing behind, also when interrupted; or says why it cannot be", demo_host::run),
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("host-reboot", "permissions set inside are remembered over a reboot of the machine", host_reboot::run),
