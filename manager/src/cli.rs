@@ -34,7 +34,7 @@ pub(crate) enum Verb {
     /// Have a container started at boot, or when a device comes.
     Enable(Enable),
     /// Have a container started by `ctm start` alone.
-    Disable(Name),
+    Disable(Names),
     /// Change a definition in an editor; it is only saved without faults.
     Edit(Name),
     /// Show a definition with all that it does not say, and where each value is from.
@@ -137,9 +137,17 @@ pub(crate) struct Set {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// The containers.
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<ContainerName>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Enable {
-    /// The container.
-    pub(crate) name: ContainerName,
+    /// The containers.
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<ContainerName>,
     /// Not at boot but while a device holds this alias.
     #[arg(long, value_name = "ALIAS")]
     pub(crate) on: Option<AliasName>,

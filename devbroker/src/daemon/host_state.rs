@@ -4,6 +4,7 @@
 //! to follow at once from an event or a scan is returned as a [`Turnover`].
 
 use crate::config::{Config, Grant};
+use crate::host::alias_targets::Presence;
 use crate::host::event::{HostEvent, Removed, Source};
 use crate::host::monitor::Order;
 use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath};
@@ -86,6 +87,21 @@ impl HostState {
     /// What an alias stands for.
     pub(super) fn alias(&self, alias: &AliasName) -> Option<&Bound> {
         self.bound.get(alias)
+    }
+
+    /// Which aliases have a device.
+    pub(super) fn presence(&self) -> Presence {
+        let mut presence = Presence::default();
+        for (alias, bound) in &self.bound {
+            if bound.members.is_empty() {
+                continue;
+            }
+            presence.held.insert(alias.clone());
+            if bound.members.iter().any(|(syspath, _, _)| self.is_done(syspath)) {
+                presence.ready.insert(alias.clone());
+            }
+        }
+        presence
     }
 
     /// An alias's nodes.

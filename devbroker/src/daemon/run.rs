@@ -9,6 +9,7 @@ use super::state::State;
 use super::storage::Storage;
 use crate::api::{EventKind, EventView};
 use crate::host::alias_records::AliasRecords;
+use crate::host::alias_targets::AliasTargets;
 use crate::host::event::HostEvent;
 use crate::host::hook::HookError;
 use crate::host::monitor::MonitorError;
@@ -102,7 +103,13 @@ impl Daemon {
         }
         let (systemd_events, systemd) = mpsc::unbounded_channel();
         let (foreign_done, foreign) = mpsc::unbounded_channel();
-        let outside = (Bus::new(systemd_events), foreign_done);
+        // One with folders of its own, for a test, does not speak for the machine.
+        let targets = if paths.run == Paths::default().run {
+            AliasTargets::start().context("start the thread that tells systemd of aliases")?
+        } else {
+            AliasTargets::none()
+        };
+        let outside = (Bus::new(systemd_events), targets, foreign_done);
         let mut state = State::new(paths, loader, rule_aliases, storage, remember, outside);
         state.records = records;
         state.configure(loaded);
@@ -223,6 +230,7 @@ impl Daemon {
         self.state.tidy_ledgers();
         self.state.sweep_filters();
         self.state.settle(Instant::now());
+        self.state.tell_systemd();
         self.state.tidy_links();
         self.state.tidy_foreign();
         self.state.systemd_event(&Event::Reloaded);

@@ -17,6 +17,7 @@ use super::storage::Storage;
 use crate::api::{EventKind, EventLog, EventView};
 use crate::config::{Config, Diagnostic, Grant, Loaded, Loader};
 use crate::host::alias_links::AliasFolder;
+use crate::host::alias_targets::AliasTargets;
 use crate::host::remember::Remember;
 use crate::host::rule_aliases::RuleAliases;
 use crate::host::sysfs::Reader;
@@ -51,6 +52,8 @@ pub(super) struct State {
     pub(super) log: EventLog,
     /// The way to systemd.
     pub(super) bus: Bus,
+    /// Tells systemd which aliases have a device.
+    targets: AliasTargets,
     /// Where threads for foreign containers say what they have done.
     pub(super) foreign_done: UnboundedSender<ForeignDone>,
     pub(super) started: Instant,
@@ -76,7 +79,7 @@ impl State {
         rule_aliases: RuleAliases,
         storage: Storage,
         remember: Remember,
-        outside: (Bus, UnboundedSender<ForeignDone>),
+        outside: (Bus, AliasTargets, UnboundedSender<ForeignDone>),
     ) -> Self {
         let folder = AliasFolder::new(&paths.aliases);
         Self {
@@ -98,7 +101,8 @@ impl State {
             unserved: BTreeMap::new(),
             log: EventLog::default(),
             bus: outside.0,
-            foreign_done: outside.1,
+            targets: outside.1,
+            foreign_done: outside.2,
             started: Instant::now(),
             events: 0,
             losses: 0,

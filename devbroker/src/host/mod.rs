@@ -4,6 +4,7 @@
 pub mod access;
 pub mod alias_links;
 pub mod alias_records;
+pub mod alias_targets;
 pub mod cgroup;
 pub mod devfs;
 pub mod event;

@@ -2,7 +2,7 @@
 
 use super::{Code, Condition};
 use crate::cli;
-use crate::definition::{Edit, Effect, KEYS, Start};
+use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::{atomic, lock, service};
@@ -17,69 +17,96 @@ use std::process::Command;
 
 /// `ctm set`: all changes or none.
 pub(super) fn set(layout: &Layout, arguments: &cli::Set) -> Result<Code> {
-    apply(layout, &arguments.name, &arguments.changes)
+    if apply(layout, &arguments.name, &arguments.changes)? {
+        tell_systemd()?;
+    }
+    Ok(Code::Done)
 }
 
 /// `ctm enable`.
 pub(super) fn enable(layout: &Layout, arguments: &cli::Enable) -> Result<Code> {
-    let start = arguments.on.clone().map_or(Start::Boot, Start::Device);
-    apply(layout, &arguments.name, &[started_by(&start)?])
+    started_by(
+        layout,
+        &arguments.names,
+        &arguments.on.clone().map_or(Start::Boot, Start::Device),
+    )
 }
 
 /// `ctm disable`.
-pub(super) fn disable(layout: &Layout, name: &ContainerName) -> Result<Code> {
-    apply(layout, name, &[started_by(&Start::Manual)?])
+pub(super) fn disable(layout: &Layout, names: &[ContainerName]) -> Result<Code> {
+    started_by(layout, names, &Start::Manual)
 }
 
-fn started_by(start: &Start) -> Result<Edit> {
-    Ok(Edit::new("start", Some(start.to_string().into()))?)
+/// systemd takes its time to read its units anew, so it does so once for all of them, also where one cannot be changed.
+fn started_by(layout: &Layout, names: &[ContainerName], start: &Start) -> Result<Code> {
+    let edit = Edit::new("start", Some(start.to_string().into()))?;
+    let mut any = false;
+    let done = names.iter().try_for_each(|name| {
+        any |= apply(layout, name, std::slice::from_ref(&edit))?;
+        Ok(())
+    });
+    if any {
+        tell_systemd()?;
+    }
+    done.map(|()| Code::Done)
 }
 
-fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> Result<Code> {
+/// Has systemd read anew what starts which container.
+fn tell_systemd() -> Result<()> {
+    if service::is_available() {
+        service::reload()?;
+    }
+    Ok(())
+}
+
+/// Changes a definition; whether systemd has to be told.
+fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> Result<bool> {
     let _lock = lock::verb(layout, name)?;
-    let before = definitions::load_with_origins(layout, name)?.definition;
+    let before = definitions::load(layout, name)?;
     let old = text_of(layout, name)?;
     let text = changes
         .iter()
         .try_fold(old.clone(), |text, edit| edit.apply(&text))
         .map_err(LoadError::Edit)?;
     if text == old {
-        return Ok(Code::Done);
+        return Ok(false);
     }
     let after = definitions::replace(layout, name, &text)
         .with_context(|| format!("the definition of {name} was not changed"))?
         .definition;
-    took_effect(layout, name, |key| {
-        (key.show)(&before).to_string() != (key.show)(&after).to_string()
-    })
+    say_what_waits(layout, Some(&before), &after)?;
+    Ok(is_systemds(Some(&before), &after))
 }
 
-/// Brings a change of the file to where it counts, and says where it does not yet.
-fn took_effect(
-    layout: &Layout,
-    name: &ContainerName,
-    changed: impl Fn(&crate::definition::Key) -> bool,
-) -> Result<Code> {
+/// Says which changes do not count yet.
+fn say_what_waits(layout: &Layout, before: Option<&Definition>, after: &Definition) -> Result<()> {
     let later: Vec<_> = KEYS
         .iter()
-        .filter(|key| key.effect == Effect::NextStart && changed(key))
+        .filter(|key| key.effect == Effect::NextStart && differs(key, before, after))
         .map(|key| key.name)
         .collect();
-    if !later.is_empty() && Condition::of(layout, name)?.init().is_some() {
+    if !later.is_empty() && Condition::of(layout, &after.name)?.init().is_some() {
         writeln!(
             io::stderr(),
-            "{name} runs; counts at its next start: {}",
+            "{} runs; counts at its next start: {}",
+            after.name,
             later.join(", ")
         )?;
     }
-    // What starts it is systemd's to know.
-    let starts = KEYS
-        .iter()
-        .any(|key| matches!(key.name, "start" | "boot_order" | "after") && changed(key));
-    if starts && service::is_available() {
-        service::reload()?;
-    }
-    Ok(Code::Done)
+    Ok(())
+}
+
+fn differs(key: &Key, before: Option<&Definition>, after: &Definition) -> bool {
+    before.is_none_or(|before| (key.show)(before).to_string() != (key.show)(after).to_string())
+}
+
+/// Whether a change concerns what starts the container.
+fn is_systemds(before: Option<&Definition>, after: &Definition) -> bool {
+    before.is_none_or(|before| {
+        before.start != after.start
+            || before.after != after.after
+            || (after.start == Start::Boot && before.boot_order != after.boot_order)
+    })
 }
 
 fn text_of(layout: &Layout, name: &ContainerName) -> Result<String> {
@@ -109,12 +136,13 @@ pub(super) fn edit(layout: &Layout, name: &ContainerName) -> Result<Code> {
                     );
                 }
                 let before = definitions::load(layout, name).ok();
+                let after = after.definition;
                 definitions::replace(layout, name, &String::from_utf8_lossy(&new))?;
-                return took_effect(layout, name, |key| {
-                    before.as_ref().is_none_or(|before| {
-                        (key.show)(before).to_string() != (key.show)(&after.definition).to_string()
-                    })
-                });
+                say_what_waits(layout, before.as_ref(), &after)?;
+                if is_systemds(before.as_ref(), &after) {
+                    tell_systemd()?;
+                }
+                return Ok(Code::Done);
             }
             Err(error) => {
                 writeln!(io::stderr(), "{error}")?;

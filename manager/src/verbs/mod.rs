@@ -100,7 +100,7 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Set(arguments) => change::set(layout, &arguments),
         Verb::Edit(arguments) => change::edit(layout, &arguments.name),
         Verb::Enable(arguments) => change::enable(layout, &arguments),
-        Verb::Disable(arguments) => change::disable(layout, &arguments.name),
+        Verb::Disable(arguments) => change::disable(layout, &arguments.names),
         Verb::Config(arguments) => change::config(layout, &arguments),
         Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
         Verb::Clean(arguments) => clean_up(layout, &arguments.name),

@@ -90,7 +90,7 @@ impl Office {
         vm.put("/etc/systemd/system/plug-early.service", EARLY)?;
         vm.put("/usr/local/sbin/plug-early", PLUG_EARLY)?;
         vm.ok("chmod 755 /usr/local/sbin/plug-early; systemctl daemon-reload
-            systemctl enable -q plug-early devbroker.service devbroker.socket; ctm enable office-plain; ctm enable office-own; sync")?;
+            systemctl enable -q plug-early devbroker.service devbroker.socket; ctm enable office-plain office-own; sync")?;
         Ok(Self { vm, containers })
     }
 
@@ -102,7 +102,7 @@ impl Office {
 
     /// Waits until the boot is through; both containers run.
     fn is_up(&self) -> Result<()> {
-        self.vm.until("systemctl is-system-running --wait >/dev/null; systemctl is-active -q devbroker ctm@office-plain ctm@office-own")
+        self.vm.until("systemctl is-system-running --wait >/dev/null; for unit in devbroker ctm@office-plain ctm@office-own; do systemctl is-active -q $unit || exit 1; done")
     }
 
     /// What a container saw at each of its starts.

@@ -33,7 +33,15 @@ impl State {
         for alias in changed.keys() {
             self.link_on_host(alias);
         }
+        if !changed.is_empty() {
+            self.tell_systemd();
+        }
         self.stirred = None;
+    }
+
+    /// Says which aliases have a device: after each change, and at the start, for one that went meanwhile.
+    pub(in crate::daemon) fn tell_systemd(&self) {
+        self.targets.set(self.host.presence());
     }
 
     /// When something is to be tried again without an event.

@@ -1,0 +1,132 @@
+//! Ten containers at boot with two devices: in parallel, in the order that their definitions say, each device in place before
+//! the init that wants it.
+
+use anyhow::{Context, Result, ensure};
+
+use std::collections::BTreeMap;
+
+use crate::vm::{Broker, Container, Lab, Users};
+
+const CONFIGURATION: &str = r#"
+[alias.first]
+match = { serial = "first" }
+
+[alias.second]
+match = { serial = "second" }
+
+[[grant]]
+alias = "first"
+container = "ctm:left*"
+path = "mine"
+
+[[grant]]
+alias = "second"
+container = "ctm:right*"
+path = "mine"
+"#;
+
+/// What it finds, and when: /proc/uptime is the machine's.
+const WITNESS: &str = "read up rest </proc/uptime; echo $up >>/up; probe open /dev/mine >>/seen 2>&1; \
+    trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+
+const PLUG_EARLY: &str = "[Unit]
+Description=two devices that are plugged in at power-on
+Before=devbroker.service ctm.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/plug-early
+[Install]
+WantedBy=multi-user.target
+";
+const PLUGS: &str = "#!/bin/bash
+set -e
+modprobe -a libcomposite usb_f_ss_lb
+modprobe dummy_hcd num=2
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+number=0
+for name in first second; do
+    mkdir /sys/kernel/config/usb_gadget/$name
+    cd /sys/kernel/config/usb_gadget/$name
+    echo 0x04b8 >idVendor; echo 0x011f >idProduct; echo 0x0200 >bcdUSB
+    mkdir strings/0x409 configs/c.1 functions/Loopback.0
+    echo $name >strings/0x409/serialnumber
+    ln -s functions/Loopback.0 configs/c.1/
+    echo dummy_udc.$number >UDC; number=1
+done
+until [ $(lsusb -d 04b8:011f | wc -l) = 2 ]; do udevadm settle; done
+udevadm settle
+";
+
+/// One that fails at once, whatever is tried.
+const FAILING: &str = "echo no luck; exit 7";
+
+pub(super) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.boot()?;
+    vm.install()?;
+    Broker::configure(&vm, CONFIGURATION)?;
+    let names: Vec<String> = ["left", "right"]
+        .iter()
+        .flat_map(|side| (0..5).map(move |number| format!("{side}{number}")))
+        .collect();
+    let boxes = names
+        .iter()
+        .zip(Users::BOTH.into_iter().cycle())
+        .map(|(name, users)| Container::running(&vm, name, users, WITNESS))
+        .collect::<Result<Vec<_>>>()?;
+    Container::running(&vm, "poor", Users::Own, FAILING)?;
+    vm.put("/etc/systemd/system/plug-early.service", PLUG_EARLY)?;
+    vm.put("/usr/local/sbin/plug-early", PLUGS)?;
+    let all = names.join(" ");
+    vm.ok(&format!(
+        "chmod 755 /usr/local/sbin/plug-early; systemctl daemon-reload
+        systemctl enable -q plug-early devbroker.service devbroker.socket
+        ctm set right4 boot_order=900; ctm set left0 'after=[\"left1\"]'; ctm enable {all} poor; sync"
+    ))?;
+    vm.reboot()?;
+    vm.until(&format!(
+        "systemctl is-system-running --wait >/dev/null; systemctl is-active -q ctm.target
+        for name in {all}; do systemctl is-active -q ctm@$name || exit 1; done"
+    ))?;
+
+    let mut up = BTreeMap::new();
+    let mut numbers = BTreeMap::new();
+    for container in &boxes {
+        let (name, root) = (container.name(), container.root());
+        let seen = vm.get(&format!("{root}/seen"))?;
+        ensure!(
+            seen.lines().count() == 1 && seen.starts_with("ok char 189:"),
+            "{name}: {seen}"
+        );
+        let at = vm.get(&format!("{root}/up"))?;
+        let at: f64 = at.trim().parse().with_context(|| format!("{name}: {at}"))?;
+        up.insert(name, at);
+        let number = container.open("/dev/mine")?.split(' ').nth(2).map(str::to_owned);
+        numbers.insert(name, number);
+    }
+    // Each half has the one device, and not the other.
+    for (name, number) in &numbers {
+        let first = if name.starts_with("left") {
+            "left0"
+        } else {
+            "right0"
+        };
+        ensure!(numbers.get(first) == Some(number), "{name}: {numbers:?}");
+    }
+    ensure!(numbers.get("left0") != numbers.get("right0"), "{numbers:?}");
+    let right4 = up.get("right4").context("right4")?;
+    ensure!(
+        up.values().all(|at| at >= right4),
+        "right4 was not the first: {up:?}"
+    );
+    ensure!(
+        up.get("left0") > up.get("left1"),
+        "left0 did not wait for left1: {up:?}"
+    );
+
+    // The one that fails is started again, in vain and not for ever, and says why; it harms none of the others.
+    vm.until("systemctl is-failed -q ctm@poor && [ $(systemctl show -P NRestarts ctm@poor) -ge 3 ]")?;
+    let status = vm.ok("ctm status poor; true")?;
+    ensure!(status.contains("exited with code 7"), "{status}");
+    Ok(())
+}
