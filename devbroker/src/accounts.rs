@@ -62,8 +62,8 @@ impl Accounts {
     /// Reads the files below a container's root file system. A file that is missing has nobody in it.
     pub fn load(root: impl AsFd) -> Result<Self, AccountsError> {
         Ok(Self::parse(
-            &read(&root, "etc/passwd")?,
-            &read(&root, "etc/group")?,
+            &bytes(&root, "etc/passwd")?,
+            &bytes(&root, "etc/group")?,
         ))
     }
 
@@ -120,7 +120,9 @@ fn names(text: &[u8]) -> BTreeMap<String, u32> {
     known
 }
 
-fn read(root: &impl AsFd, file: &'static str) -> Result<Vec<u8>, AccountsError> {
+/// The bytes of a file below a container's root, as it is resolved inside: links do not lead out, only a regular file is
+/// opened, one of more than 1 MiB is refused. A file that is missing is empty.
+pub fn bytes(root: &impl AsFd, file: &'static str) -> Result<Vec<u8>, AccountsError> {
     let fail = |source| AccountsError::Io { file, source };
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;

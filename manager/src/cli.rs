@@ -1,5 +1,6 @@
 //! The arguments, as typed. One definition makes parser, help and completions.
 
+use crate::account::Wanted;
 use crate::definition::Edit;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -25,6 +26,8 @@ pub(crate) enum Verb {
     Stop(Name),
     /// Run a command in a running container; its exit code becomes ours.
     Exec(Exec),
+    /// A login shell in a running container.
+    Enter(Enter),
     /// List all containers.
     List(Output),
     /// Show one container.
@@ -107,9 +110,30 @@ pub(crate) struct Start {
 pub(crate) struct Exec {
     /// The container.
     pub(crate) name: ContainerName,
+    /// Pass standard input on, which is done anyway.
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// Run it on a terminal even if standard input is none; if it is one, this is done anyway.
+    #[arg(short = 't', long)]
+    pub(crate) tty: bool,
+    /// As whom: a user of the container's or a number, with a group if wished, USER:GROUP. Otherwise root.
+    #[arg(short, long)]
+    pub(crate) user: Option<Wanted>,
+    /// In which folder of the container; otherwise /.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
     /// The command and its arguments.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enter {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// As whom: a user of the container's or a number. Otherwise root.
+    #[arg(short, long)]
+    pub(crate) user: Option<Wanted>,
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +222,13 @@ mod tests {
         let cli = Cli::try_parse_from(["ctm", "exec", "scan", "--", "ls", "-l"]).unwrap();
         assert!(matches!(cli.verb, Verb::Exec(exec) if exec.command == ["ls", "-l"]));
         assert!(Cli::try_parse_from(["ctm", "exec", "scan"]).is_err());
+        let cli = Cli::try_parse_from(["ctm", "exec", "-t", "scan", "-u", "lp:lp", "ls", "-u", "--", "-t"])
+            .unwrap();
+        let Verb::Exec(exec) = cli.verb else {
+            panic!("not exec");
+        };
+        assert_eq!(exec.command, ["ls", "-u", "--", "-t"]);
+        assert!(exec.tty && exec.user.is_some());
         let cli = Cli::try_parse_from([
             "ctm",
             "create",

@@ -1,12 +1,11 @@
 //! The `crun` program: which arguments, what it says. Owns no decision.
 
+use crate::entry::Exchange;
 use crate::layout::{Layout, RunFolder};
 use devbroker::model::ContainerName;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 /// What can go wrong with crun.
@@ -23,7 +22,7 @@ pub(crate) enum CrunError {
         message: String,
     },
     /// What it should have written is not there.
-    #[error("crun create wrote no process id to {}: {source}", .path.display())]
+    #[error("crun wrote no process id to {}: {source}", .path.display())]
     NoPid { path: PathBuf, source: io::Error },
 }
 
@@ -71,12 +70,7 @@ impl<'a> Crun<'a> {
         if status.success() {
             return Ok(());
         }
-        let log = std::fs::read_to_string(self.run.crun_log()).unwrap_or_default();
-        Err(CrunError::Failed {
-            verb,
-            status,
-            message: last_message(&log),
-        })
+        Err(failure(verb, status, &self.run.crun_log()))
     }
 
     /// Prepares the container and leaves its first process waiting; answers with that process' id. `console` becomes its
@@ -95,10 +89,7 @@ impl<'a> Crun<'a> {
             .status()
             .map_err(CrunError::Run)?;
         self.check("create", status)?;
-        let path = self.run.pid_file();
-        std::fs::read_to_string(&path)
-            .and_then(|text| text.trim().parse().map_err(io::Error::other))
-            .map_err(|source| CrunError::NoPid { path, source })
+        pid(self.run.pid_file())
     }
 
     /// Lets the first process go on.
@@ -125,26 +116,51 @@ impl<'a> Crun<'a> {
         self.check("delete", status)
     }
 
-    /// Becomes `crun exec` of a command with our own streams, in `cgroup` below the container's. Returns only if that is
-    /// not possible.
-    pub(crate) fn exec(&self, cgroup: &str, terminal: bool, command: &[OsString]) -> CrunError {
-        let mut crun = self.command("exec", None);
-        crun.arg(format!("--cgroup={cgroup}"));
-        if terminal {
-            crun.arg("--tty");
-            if let Some(term) = std::env::var_os("TERM") {
-                let mut setting = OsString::from("TERM=");
-                setting.push(term);
-                crun.arg("--env").arg(setting);
+    /// Starts a command in the container, in `cgroup` below the container's, detached: it becomes the child of the nearest process that adopts orphans, which has
+    /// to be us. `streams` are its standard input, output and error; without them it has a terminal, which is sent to the
+    /// exchange's socket. Answers with its process id.
+    pub(crate) fn exec(
+        &self,
+        cgroup: &str,
+        exchange: &Exchange,
+        streams: Option<[OwnedFd; 3]>,
+    ) -> Result<i32, CrunError> {
+        let mut crun = self.command("exec", Some(exchange.log()));
+        crun.arg("--detach")
+            .arg(format!("--cgroup={cgroup}"))
+            .arg("--process")
+            .arg(exchange.process())
+            .arg("--pid-file")
+            .arg(exchange.pid_file());
+        match streams {
+            Some([input, output, errors]) => {
+                crun.stdin(input).stdout(output).stderr(errors);
+            }
+            None => {
+                crun.arg("--console-socket").arg(exchange.console());
             }
         }
-        crun.arg(self.name.as_str())
-            .args(command.iter().map(OsStr::new))
-            .stdin(Stdio::inherit())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::inherit());
-        CrunError::Run(crun.exec())
+        let status = crun.arg(self.name.as_str()).status().map_err(CrunError::Run)?;
+        if !status.success() {
+            return Err(failure("exec", status, &exchange.log()));
+        }
+        pid(exchange.pid_file())
     }
+}
+
+fn failure(verb: &'static str, status: ExitStatus, log: &Path) -> CrunError {
+    CrunError::Failed {
+        verb,
+        status,
+        message: last_message(&std::fs::read_to_string(log).unwrap_or_default()),
+    }
+}
+
+/// The process id that crun has written.
+fn pid(path: PathBuf) -> Result<i32, CrunError> {
+    std::fs::read_to_string(&path)
+        .and_then(|text| text.trim().parse().map_err(io::Error::other))
+        .map_err(|source| CrunError::NoPid { path, source })
 }
 
 /// The last thing crun logged, without its time stamp: `time="…" level=error msg="…"` or `2026-…: message`.

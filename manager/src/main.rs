@@ -1,5 +1,6 @@
 //! ctm: system containers. Owns the arguments and the exit code; the verbs are in `verbs`.
 
+mod account;
 mod atomic;
 mod boot;
 mod broker;
@@ -11,6 +12,7 @@ mod console;
 mod crun;
 mod definition;
 mod definitions;
+mod entry;
 mod fail_point;
 mod ids;
 mod layout;
@@ -18,6 +20,7 @@ mod lock;
 mod ownership;
 mod plan;
 mod process;
+mod relay;
 mod runner;
 mod service;
 mod signal;
@@ -25,6 +28,7 @@ mod state;
 mod store;
 mod supervisor;
 mod sys;
+mod terminal;
 mod verbs;
 mod volume;
 

@@ -1,7 +1,7 @@
 //! Processes by pid and start time, which name one process for as long as the machine runs, and by pidfd.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -92,6 +92,58 @@ fn timespec(duration: Duration) -> Timespec {
 /// Waits for the end of the process behind a pidfd, at most until `deadline`.
 pub(crate) fn ended(pidfd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     Ok(wait(pidfd.as_fd(), deadline)? == Wait::Ready)
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ending {
+    /// By itself.
+    Exit(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Nobody told us.
+    Unknown,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            &Self::POWER_OFF => f.write_str("powered the container off"),
+            Self::Exit(code) => write!(f, "exited with code {code}"),
+            Self::Signal(number) => write!(f, "was ended by signal {number}"),
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+impl Ending {
+    /// SIGINT: a container was powered off from within. A pid namespace's reboot(2) ends its first process so, and no other
+    /// way of sending this signal does.
+    pub(crate) const POWER_OFF: Self = Self::Signal(2);
+
+    /// As a shell has it: the code, or 128 and the signal's number.
+    pub(crate) fn code(self) -> u8 {
+        let code = match self {
+            Self::Exit(code) => code,
+            Self::Signal(number) => 128 + number,
+            Self::Unknown => 255,
+        };
+        u8::try_from(code).unwrap_or(255)
+    }
+}
+
+/// How a child of ours ended that has ended, behind a pidfd.
+pub(crate) fn ending_of(init: &OwnedFd) -> Ending {
+    match waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ending::Exit(code),
+            (None, Some(signal)) => Ending::Signal(signal),
+            (None, None) => Ending::Unknown,
+        },
+        // Not our child: crun was killed in between and something else adopted it.
+        Ok(None) | Err(_) => Ending::Unknown,
+    }
 }
 
 #[cfg(test)]

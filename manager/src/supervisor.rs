@@ -8,7 +8,7 @@ use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::lock::{self, LockError};
 use crate::plan;
-use crate::process::ProcessId;
+use crate::process::{Ending, ProcessId, ending_of};
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
 use crate::state::{Phase, State, StateError};
@@ -16,7 +16,7 @@ use crate::{atomic, sys};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, set_child_subreaper, setsid, waitid};
+use rustix::process::{set_child_subreaper, setsid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io::{self, Read};
@@ -65,34 +65,6 @@ pub(crate) enum RunError {
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Io { what, source }
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// By itself.
-    Exit(i32),
-    /// By a signal.
-    Signal(i32),
-    /// Nobody told us.
-    Unknown,
-}
-
-impl Ending {
-    /// SIGINT: the container was powered off from within. A pid namespace's reboot(2) ends its first process so, and
-    /// no other way of sending this signal does.
-    const POWER_OFF: Self = Self::Signal(2);
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            &Self::POWER_OFF => f.write_str("powered the container off"),
-            Self::Exit(code) => write!(f, "exited with code {code}"),
-            Self::Signal(number) => write!(f, "was ended by signal {number}"),
-            Self::Unknown => f.write_str("ended"),
-        }
-    }
 }
 
 /// Runs a container from start to end. `detached`: leave the session of the terminal that started us.
@@ -340,16 +312,4 @@ enum Ended {
     Asked,
     /// Its first process ended by itself.
     Itself(Ending),
-}
-
-fn ending_of(init: &OwnedFd) -> Ending {
-    match waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED) {
-        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Ending::Exit(code),
-            (None, Some(signal)) => Ending::Signal(signal),
-            (None, None) => Ending::Unknown,
-        },
-        // Not our child: crun was killed in between and something else adopted it.
-        Ok(None) | Err(_) => Ending::Unknown,
-    }
 }

@@ -7,76 +7,9 @@
     reason = "what fails in a test panics"
 )]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod room;
 
-const BUSYBOX: &str = "/bin/busybox";
-
-/// Runs a shell script with `ctm` and `$ROOTFS`, a small root file system, in a namespace of its own.
-fn script(text: &str) -> Output {
-    let dir = tempfile::tempdir().unwrap();
-    let rootfs = dir.path().join("rootfs");
-    rootfs_at(&rootfs);
-    let bin = Path::new(env!("CARGO_BIN_EXE_ctm")).parent().unwrap();
-    let prologue = "set -eu\n\
-        umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf\n\
-        mount -t tmpfs run /run; mount -t tmpfs lib /var/lib; mkdir -p /etc/ctm; mount -t tmpfs etc /etc/ctm\n";
-    // The limit only ends a test that hangs.
-    Command::new("timeout")
-        .args([
-            "--kill-after=5",
-            "60",
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-        ])
-        .arg(format!("{prologue}{text}"))
-        .env("ROOTFS", &rootfs)
-        .env("TMP", dir.path())
-        .env("EVIL", EVIL)
-        .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
-        .output()
-        .unwrap()
-}
-
-/// Runs a script that must succeed; answers with what it printed. The container `box` is called `name`, as cgroups are not
-/// the namespace's own.
-#[track_caller]
-fn printed(name: &str, text: &str) -> String {
-    let output = script(&text.replace("box", name));
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success(),
-        "{}\n--- stdout\n{out}\n--- stderr\n{err}",
-        output.status
-    );
-    out.replace(name, "box")
-}
-
-fn rootfs_at(root: &Path) {
-    for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "etc"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    let busybox = [BUSYBOX, "/usr/bin/busybox"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|path| path.exists())
-        .expect("busybox is missing: install busybox-static");
-    fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for applet in [
-        "sh", "sleep", "cat", "id", "ls", "stat", "mknod", "touch", "true", "trap", "kill",
-    ] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-}
+use room::printed;
 
 /// All that a run could leave.
 const LEFT: &str = "\n{ ls -A /run/ctm | grep -v '^\\.'; ls -A /run/ctm/.crun; ls -A /run/devbroker/containers; \
@@ -189,30 +122,6 @@ fn a_start_that_fails_leaves_nothing() {
          executable file `/bin/none` not found in $PATH: No such file or directory\nnot on a bpf file system\n"
     );
 }
-
-/// Makes `$TMP/evil.tar`.
-const EVIL: &str = r"
-import io, os, tarfile
-out = os.environ['TMP'] + '/out'
-tar = tarfile.open(os.environ['TMP'] + '/evil.tar', 'w')
-def add(name, kind=tarfile.REGTYPE, data=b'', link='', mode=0o755, uid=0):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode, info.size = kind, link, mode, len(data)
-    info.uid = info.gid = uid
-    info.devmajor, info.devminor = 10, 237
-    tar.addfile(info, io.BytesIO(data))
-add('bin', tarfile.DIRTYPE)
-add('../escaped', data=b'x')
-add(out + '/absolute', data=b'x')
-add('up', tarfile.SYMTYPE, link=out)
-add('up/through', data=b'x')
-add('rel', tarfile.SYMTYPE, link='../../../../../../../..' + out)
-add('rel/through', data=b'x')
-add('hard', tarfile.LNKTYPE, link=out + '/none')
-add('node', tarfile.CHRTYPE, mode=0o666)
-add('bin/disk', tarfile.BLKTYPE, mode=0o666)
-tar.close()
-";
 
 /// A hostile archive: names that lead out, links that lead out and are written through, device nodes.
 #[test]

@@ -1,6 +1,7 @@
 //! How ctm ends, in numbers, and the errors that have one of their own. The numbers are vzctl's where it had one.
 
 use super::LoadError;
+use crate::entry::EntryError;
 use crate::ids::NoFreeIds;
 use devbroker::model::ContainerName;
 use std::process::ExitCode;
@@ -14,6 +15,10 @@ pub(crate) enum Code {
     Failed,
     /// There is no such container.
     Unknown,
+    /// A command cannot be run in the container.
+    CannotRun,
+    /// A command's own code.
+    Command(u8),
     /// Not enough of what the host shares out.
     NoResources,
     /// The container does not run.
@@ -29,9 +34,10 @@ pub(crate) enum Code {
 impl Code {
     /// All of them, for the manual.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Done,
         Self::Failed,
+        Self::CannotRun,
         Self::Unknown,
         Self::NoResources,
         Self::NotRunning,
@@ -46,6 +52,8 @@ impl Code {
             Self::Done => 0,
             Self::Failed => 1,
             Self::NoResources => 6,
+            Self::CannotRun => 8,
+            Self::Command(code) => code,
             Self::Unknown => 14,
             Self::NotRunning => 31,
             Self::Running => 32,
@@ -65,6 +73,9 @@ impl Code {
         }
         if cause.is::<NoFreeIds>() {
             return Some(Self::NoResources);
+        }
+        if cause.is::<EntryError>() {
+            return Some(Self::CannotRun);
         }
         match cause.downcast_ref::<LoadError>()? {
             LoadError::Unknown(_) => Some(Self::Unknown),

@@ -1,28 +1,49 @@
-//! `ctm exec`.
+//! `ctm exec` and `ctm enter`.
 
 use super::{Code, Condition, Refused};
-use crate::cli;
-use crate::crun::Crun;
-use crate::definitions;
+use crate::account::Wanted;
+use crate::entry::{self, Program, Request};
 use crate::layout::Layout;
+use crate::state::State;
+use crate::{cli, definitions};
 use anyhow::Result;
+use devbroker::model::ContainerName;
 use std::io::{self, IsTerminal};
 
-/// The cgroup of such commands, below the container's. In the container's own they would keep its init from handing
-/// controllers down: a cgroup has either processes or controlled children.
-const EXEC: &str = "exec";
-
-/// Becomes the command: its exit code is ours, its streams are ours.
-pub(super) fn run(layout: &Layout, arguments: &cli::Exec) -> Result<Code> {
-    let name = &arguments.name;
-    let condition = Condition::of(layout, name)?;
-    let Some(cgroup) = condition.cgroup() else {
-        definitions::load(layout, name)?;
-        return Err(Refused::NotRunning(name.clone()).into());
+/// `ctm exec`: the command's exit code is ours.
+pub(super) fn exec(layout: &Layout, arguments: &cli::Exec) -> Result<Code> {
+    let request = Request {
+        program: Program::Command(arguments.command.clone()),
+        user: arguments.user.clone().unwrap_or_else(Wanted::root),
+        folder: arguments.cwd.clone(),
+        terminal: arguments.tty || io::stdin().is_terminal(),
     };
-    cgroup.below(EXEC).create()?;
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    Err(Crun::new(layout, name)
-        .exec(EXEC, terminal, &arguments.command)
-        .into())
+    run(layout, &arguments.name, &request)
+}
+
+/// `ctm enter`: a login shell.
+pub(super) fn enter(layout: &Layout, arguments: &cli::Enter) -> Result<Code> {
+    let request = Request {
+        program: Program::Shell,
+        user: arguments.user.clone().unwrap_or_else(Wanted::root),
+        folder: None,
+        terminal: io::stdin().is_terminal(),
+    };
+    run(layout, &arguments.name, &request)
+}
+
+fn run(layout: &Layout, name: &ContainerName, request: &Request) -> Result<Code> {
+    let state = running(layout, name)?;
+    Ok(Code::Command(entry::run(layout, name, &state, request)?.code()))
+}
+
+/// The run of a container that is up.
+pub(super) fn running(layout: &Layout, name: &ContainerName) -> Result<State> {
+    match Condition::of(layout, name)? {
+        Condition::Supervised(state) if state.phase != crate::state::Phase::Starting => Ok(state),
+        Condition::Stopped | Condition::Supervised(_) | Condition::Abandoned(_) => {
+            definitions::load(layout, name)?;
+            Err(Refused::NotRunning(name.clone()).into())
+        }
+    }
 }

@@ -13,7 +13,6 @@ mod stop;
 pub(crate) use code::Code;
 use code::Refused;
 
-use crate::cgroup::Cgroup;
 use crate::cli::{self, Cli, Verb};
 use crate::definitions::LoadError;
 use crate::layout::Layout;
@@ -62,15 +61,6 @@ impl Condition {
         })
     }
 
-    /// The container's cgroup, if it is up.
-    fn cgroup(&self) -> Option<&Cgroup> {
-        self.init()?;
-        match self {
-            Self::Supervised(state) => state.container_cgroup(),
-            Self::Stopped | Self::Abandoned(_) => None,
-        }
-    }
-
     /// The first process, if the container is up.
     fn init(&self) -> Option<ProcessId> {
         match self {
@@ -93,7 +83,8 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Create(arguments) => create::run(layout, &arguments),
         Verb::Start(arguments) => start::run(layout, &arguments),
         Verb::Stop(arguments) => stop::run(layout, &arguments.name),
-        Verb::Exec(arguments) => exec::run(layout, &arguments),
+        Verb::Exec(arguments) => exec::exec(layout, &arguments),
+        Verb::Enter(arguments) => exec::enter(layout, &arguments),
         Verb::List(arguments) => show::list(layout, &arguments),
         Verb::Status(arguments) => show::status(layout, &arguments),
         Verb::Destroy(arguments) => destroy::run(layout, &arguments),
