@@ -182,6 +182,7 @@ fn status() -> Value {
         "version": "0.1.0", "pid": 123, "uptime": 7384, "settled": true, "monitor": true, "devices": 2, "nodes": 3,
         "aliases": 2, "aliases_present": 1, "grants": 1, "containers": 2, "placed": 1, "failed": 1, "events": 77,
         "events_lost": 0, "clients": 0, "problems": [problem()],
+        "troubles": ["permissions set inside ctm:a are not kept: no space\u{1b} left"],
         "files": [
             {"path": "/etc/devbroker/conf.d/a.toml", "state": "ok"},
             {"path": "/etc/devbroker/conf.d/x.toml", "state": "last_good"},

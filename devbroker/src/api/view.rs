@@ -88,6 +88,8 @@ views! {
         files: Vec<FileView>,
         /// What is wrong with them.
         problems: Vec<DiagnosticView>,
+        /// What cannot be written or done now, and why. All of it is tried again.
+        troubles: Vec<String>,
     }
 
     /// A file of the configuration.

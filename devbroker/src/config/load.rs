@@ -31,6 +31,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// Each file, in the order of folders and names.
     pub files: Vec<FileStatus>,
+    /// Whether a last good copy is missing because it could not be written.
+    pub copies_lack: bool,
 }
 
 /// A file and whether it is in force.
@@ -152,14 +154,13 @@ impl Loader {
             }
             (config, contradictions) = together(&items);
         }
-        if keep {
-            self.keep(&items, &complete, &mut diagnostics);
-        }
+        let copies_lack = keep && !self.keep(&items, &complete, &mut diagnostics);
         diagnostics.sort();
         diagnostics.dedup();
         Loaded {
             config,
             diagnostics,
+            copies_lack,
             files: items
                 .into_iter()
                 .map(|item| FileStatus {
@@ -239,13 +240,15 @@ impl Loader {
         (items, complete)
     }
 
-    /// Keeps what is in force, and forgets files that are gone.
-    fn keep(&self, items: &[Item], complete: &BTreeSet<Place>, diagnostics: &mut Vec<Diagnostic>) {
+    /// Keeps what is in force, and forgets files that are gone. Says whether all of it could be done.
+    fn keep(&self, items: &[Item], complete: &BTreeSet<Place>, diagnostics: &mut Vec<Diagnostic>) -> bool {
+        let mut all = true;
         let kept: BTreeSet<(Place, &str)> = items
             .iter()
             .map(|item| (item.place, item.name.as_str()))
             .collect();
         let mut failed = |path: &Path, error: &io::Error| {
+            all = false;
             let message = format!("cannot keep a last good copy: {error}");
             let help =
                 "should the file become faulty, nothing can stand in for it; free space or mend the folder";
@@ -272,6 +275,7 @@ impl Loader {
                 }
             }
         }
+        all
     }
 }
 

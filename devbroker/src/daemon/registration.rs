@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 const MAX_FILE: u64 = 64 << 10;
 
@@ -112,10 +113,13 @@ impl State {
             self.release(&container);
         }
         self.unserved.retain(|container, _| names.contains(container));
-        names
+        let held = names
             .iter()
             .filter_map(|container| self.adopt(container).unwrap_or(None))
-            .collect()
+            .collect();
+        self.adopt_retry
+            .attempted(Instant::now(), !self.unserved.is_empty());
+        held
     }
 
     /// Takes up one container, or finds that it is served already. On success its permissions, ledger and filter are open
@@ -134,8 +138,14 @@ impl State {
             Ok(None) | Err(AdoptError::Process(ProcessError::Gone { .. } | ProcessError::Another { .. })) => {
             }
             Err(error) => {
-                tracing::warn!(%container, %error, "container");
-                self.unserved.insert(container.clone(), error.to_string());
+                let error = error.to_string();
+                if self.unserved.get(container) != Some(&error) {
+                    tracing::warn!(%container, %error, "container");
+                    self.unserved.insert(container.clone(), error);
+                }
+                if self.adopt_retry.due().is_none() {
+                    self.adopt_retry.attempted(Instant::now(), true);
+                }
             }
         }
         outcome
@@ -261,8 +271,16 @@ impl State {
     /// forgotten them. Those of foreign containers are given back with all else of theirs.
     pub(super) fn sweep_filters(&self) {
         let foreign = self.paths.foreign();
+        // One that cannot be served just now will be.
+        let unserved: Vec<InstanceId> = self
+            .unserved
+            .keys()
+            .filter_map(|container| Some(self.registration(container).ok()?.instance))
+            .collect();
         let is_used = |instance: &str| {
-            instance.parse::<InstanceId>().is_err()
+            instance
+                .parse::<InstanceId>()
+                .map_or(true, |instance| unserved.contains(&instance))
                 || foreign.join(instance).exists()
                 || self
                     .containers

@@ -208,6 +208,15 @@ impl Daemon {
                 () = tick(snapshot.as_mut()) => self.state.snapshot(),
                 () = until(retry) => {}
             }
+            if self
+                .state
+                .adopt_retry
+                .due()
+                .is_some_and(|due| due <= Instant::now())
+            {
+                let held = self.state.adopt_all();
+                self.hold(held);
+            }
             self.state.settle(Instant::now());
             self.state.send_work(&self.workers);
             answers::answer_waiting(&self.state, &mut self.waiting);

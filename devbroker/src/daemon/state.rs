@@ -67,6 +67,12 @@ pub(super) struct State {
     scan_wanted: bool,
     /// Something could not be read.
     scan_retry: Retry,
+    /// Something could not be written.
+    disk_retry: Retry,
+    /// A container could not be served.
+    pub(super) adopt_retry: Retry,
+    /// A last good copy of a configuration file could not be written.
+    copies_lack: bool,
     /// When the event arrived that the next settling follows from.
     pub(super) stirred: Option<Instant>,
 }
@@ -110,6 +116,9 @@ impl State {
             scan_again: false,
             scan_wanted: false,
             scan_retry: Retry::default(),
+            disk_retry: Retry::default(),
+            adopt_retry: Retry::default(),
+            copies_lack: false,
             stirred: None,
         }
     }
@@ -121,6 +130,7 @@ impl State {
         self.config = loaded.config;
         self.problems = loaded.diagnostics;
         self.files = loaded.files;
+        self.copies_lack = loaded.copies_lack;
         for problem in &self.problems {
             tracing::warn!(%problem, "configuration");
         }

@@ -116,6 +116,7 @@ impl State {
             clients: 0,
             files: files.collect(),
             problems: self.problems.iter().map(diagnostic).collect(),
+            troubles: self.troubles(),
         }
     }
 

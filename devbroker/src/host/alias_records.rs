@@ -71,11 +71,17 @@ impl AliasRecords {
         };
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         let fresh = self.folder.join(format!("{alias}.new"));
-        let mut file = File::create(&fresh).map_err(failed)?;
-        file.write_all(&serde_json::to_vec(record).map_err(|error| failed(error.into()))?)
-            .map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        std::fs::rename(&fresh, &path).map_err(failed)?;
+        let bytes = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
+        let written = File::create(&fresh).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        });
+        if let Err(error) = written {
+            // Half of it takes up room.
+            std::fs::remove_file(&fresh).ok();
+            return Err(failed(error));
+        }
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(failed)

@@ -72,7 +72,7 @@ pub enum Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// A system call failed.
-    #[error("cannot {what} the ledger {}: {source}; what it was to announce was not done", path.display())]
+    #[error("cannot {what} the ledger {}: {source}; nothing is made without its line there, and it is tried again", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
@@ -109,18 +109,15 @@ impl Ledger {
             let path = path.clone();
             move |source| LedgerError::Io { what, path, source }
         };
-        let open = |path: &Path, fresh: bool| {
-            OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(true)
-                .truncate(false)
-                .create_new(fresh)
-                .mode(0o600)
-                .open(path)
-        };
         std::fs::create_dir_all(folder).map_err(io("make the folder of"))?;
-        let file = open(&path, false).map_err(io("open"))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open"))?;
         let mut bytes = Vec::new();
         (&file)
             .take(MAX_FILE)
@@ -157,18 +154,36 @@ impl Ledger {
         }
         if lines > COMPACT && lines > 4 * ledger.standing().len() {
             let fresh = folder.join(format!("{instance}.new"));
-            match std::fs::remove_file(&fresh) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("write anew")(error)),
-                Ok(()) | Err(_) => {}
+            // Where there is no room for it the long one does as well.
+            if let Ok((file, length)) = ledger.write_anew(&fresh) {
+                (ledger.file, ledger.length) = (file, length);
+            } else {
+                std::fs::remove_file(&fresh).ok();
             }
-            ledger.file = open(&fresh, true).map_err(io("write anew"))?;
-            ledger.length = 0;
-            for entry in ledger.standing() {
-                ledger.write(&entry)?;
-            }
-            std::fs::rename(&fresh, &path).map_err(io("replace"))?;
         }
         Ok(ledger)
+    }
+
+    /// Writes what stands to `fresh`, and puts that in the place of the file.
+    fn write_anew(&self, fresh: &Path) -> io::Result<(File, u64)> {
+        match std::fs::remove_file(fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(fresh)?;
+        let mut bytes = Vec::new();
+        for entry in self.standing() {
+            serde_json::to_writer(&mut bytes, &entry)?;
+            bytes.push(b'\n');
+        }
+        file.write_all(&bytes)?;
+        std::fs::rename(fresh, &self.path)?;
+        Ok((file, u64::try_from(bytes.len()).unwrap_or(MAX_FILE)))
     }
 
     /// Writes a line. On an error the file is as it was.
@@ -221,7 +236,9 @@ impl Ledger {
                 // Whatever part of the line got in must not lead the next one astray.
                 self.file.set_len(self.length).map_err(failed)?;
                 Err(failed(
-                    outcome.err().unwrap_or_else(|| io::ErrorKind::StorageFull.into()),
+                    outcome
+                        .err()
+                        .unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC)),
                 ))
             }
         }

@@ -5,6 +5,9 @@
 //! disk has it is seen to by a thread of its own, so that a slow disk holds up nobody. A line cut off by a crash is
 //! dropped. Nobody but the broker writes there; who destroys a container removes its file ([`forget_in`]), broker or not,
 //! and since the broker holds in memory only what it serves, that is all there is to it.
+//!
+//! Where the disk is full or read-only, what is in memory counts, [`Remember::trouble`] says so, and [`Remember::mend`]
+//! writes it as soon as that can be done.
 
 use crate::model::{AliasName, ContainerKey, Permissions, Role};
 use serde::{Deserialize, Serialize};
@@ -42,10 +45,13 @@ pub struct RememberError {
 
 #[derive(Debug)]
 struct Memory {
-    file: File,
+    /// Nothing where it could only be read.
+    file: Option<File>,
     length: u64,
     lines: usize,
     known: BTreeMap<(AliasName, Role), Permissions>,
+    /// Why the file does not say what is known.
+    unsaved: Option<String>,
 }
 
 /// The permissions of all containers, read as they are asked for.
@@ -59,21 +65,9 @@ pub struct Remember {
 }
 
 impl Remember {
-    /// Keeps permissions in `folder`, which is made if missing.
+    /// Keeps permissions in `folder`, which is made if missing, as soon as it can be.
     pub fn open(folder: &Path) -> Result<Self, RememberError> {
-        let fail = |what| {
-            move |source| RememberError {
-                what,
-                path: folder.into(),
-                source,
-            }
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(fail("make the folder"))?;
-        let listing = File::open(folder).map_err(fail("open"))?;
+        let listing = folder.to_owned();
         let (to_sync, files) = channel::<(ContainerKey, File)>();
         let syncer = std::thread::Builder::new()
             .name("remember".into())
@@ -86,16 +80,55 @@ impl Remember {
                         // A disk that fails says so on the next write as well; what is in memory still counts.
                         file.sync_data().ok();
                     }
-                    listing.sync_all().ok();
+                    File::open(&listing).and_then(|folder| folder.sync_all()).ok();
                 }
             })
-            .map_err(fail("start the thread for"))?;
-        Ok(Self {
+            .map_err(|source| RememberError {
+                what: "start the thread for",
+                path: folder.into(),
+                source,
+            })?;
+        let remember = Self {
             folder: folder.into(),
             containers: BTreeMap::new(),
             to_sync: Some(to_sync),
             syncer: Some(syncer),
+        };
+        // Where it fails, each file that is written says why.
+        remember.make_folder().ok();
+        Ok(remember)
+    }
+
+    fn make_folder(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)
+    }
+
+    /// Why something that is known is not on the disk, if so.
+    pub fn trouble(&self) -> Option<String> {
+        self.containers.iter().find_map(|(key, memory)| {
+            let why = memory.unsaved.as_deref()?;
+            Some(format!(
+                "permissions set inside {} are not kept beyond a restart: cannot write {}: {why}",
+                key.container,
+                self.path(key).display()
+            ))
         })
+    }
+
+    /// Tries to write what could not be written.
+    pub fn mend(&mut self) {
+        if self.trouble().is_none() {
+            return;
+        }
+        // As above.
+        self.make_folder().ok();
+        let folder = &self.folder;
+        for (key, memory) in &mut self.containers {
+            if memory.unsaved.is_some() {
+                // What fails stays the trouble.
+                memory.save(&path_in(folder, key)).ok();
+            }
+        }
     }
 
     /// What was last seen on this role in this container.
@@ -129,35 +162,46 @@ impl Remember {
             role: role.clone(),
             permissions,
         };
-        let written = memory.append(&line);
-        memory.known.insert(of, line.permissions);
-        written.map_err(|source| RememberError {
+        let failed = |source| RememberError {
             what: "write",
             path: path.clone(),
             source,
+        };
+        if memory.unsaved.is_some() {
+            // A line of its own would be of no use after one that is missing.
+            memory.known.insert(of, line.permissions);
+            memory.save(&path).map_err(failed)?;
+            return Ok(true);
+        }
+        let written = memory.append(&line);
+        memory.known.insert(of, line.permissions);
+        written.map_err(|source| {
+            memory.unsaved = Some(source.to_string());
+            failed(source)
         })?;
         if memory.lines > COMPACT * memory.known.len() {
-            memory.rewrite(&path).map_err(|source| RememberError {
-                what: "write anew",
-                path,
-                source,
-            })?;
+            memory.save(&path).map_err(failed)?;
         }
-        if let (Some(to_sync), Ok(file)) = (to_sync, memory.file.try_clone()) {
+        let file = memory.file.as_ref().and_then(|file| file.try_clone().ok());
+        if let (Some(to_sync), Some(file)) = (to_sync, file) {
             // The thread ends only after the sender is gone.
             to_sync.send((key.clone(), file)).ok();
         }
         Ok(true)
     }
 
-    /// Lets go of a container that has ended: the next time it is asked for, its file is read again.
+    /// Lets go of a container that has ended: the next time it is asked for, its file is read again. What is not in the file
+    /// yet is held on to.
     pub fn release(&mut self, key: &ContainerKey) {
-        self.containers.remove(key);
+        let saved = |memory: &Memory| memory.unsaved.is_none();
+        if self.containers.get(key).is_some_and(saved) {
+            self.containers.remove(key);
+        }
     }
 
     /// Forgets a container that is destroyed. Says whether anything was known of it.
     pub fn forget(&mut self, key: &ContainerKey) -> Result<bool, RememberError> {
-        self.release(key);
+        self.containers.remove(key);
         let known = remove(&self.folder, key)?;
         if let (Some(to_sync), Ok(folder)) = (&self.to_sync, File::open(&self.folder)) {
             // The thread ends only after the sender is gone.
@@ -215,6 +259,17 @@ pub fn forget_in(folder: &Path, key: &ContainerKey) -> Result<bool, RememberErro
     Ok(known)
 }
 
+/// Whether a disk is full or read-only, or the folder on it could not be made.
+fn takes_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::NotFound
+    )
+}
+
 fn remove(folder: &Path, key: &ContainerKey) -> Result<bool, RememberError> {
     let path = path_in(folder, key);
     match std::fs::remove_file(&path) {
@@ -241,25 +296,40 @@ impl Drop for Remember {
 
 impl Memory {
     fn read(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
+        let to_write = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
-            .open(path)?;
+            .open(path);
         let mut bytes = Vec::new();
-        (&file).take(MAX_FILE).read_to_end(&mut bytes)?;
+        let file = match (to_write, File::open(path)) {
+            (Ok(file), _) => {
+                (&file).take(MAX_FILE).read_to_end(&mut bytes)?;
+                Some(file)
+            }
+            // On a disk that takes nothing there is still what it has.
+            (Err(_), Ok(file)) => {
+                file.take(MAX_FILE).read_to_end(&mut bytes)?;
+                None
+            }
+            (Err(error), Err(_)) if takes_nothing(&error) => None,
+            (Err(error), Err(_)) => return Err(error),
+        };
         let whole = bytes
             .iter()
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |end| end + 1);
         let length = whole as u64;
-        file.set_len(length)?;
+        if let Some(file) = &file {
+            file.set_len(length)?;
+        }
         let mut memory = Self {
             file,
             length,
             lines: 0,
             known: BTreeMap::new(),
+            unsaved: None,
         };
         for line in bytes
             .get(..whole)
@@ -278,14 +348,28 @@ impl Memory {
     fn append(&mut self, line: &Line) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        if let Err(error) = self.file.write_all(&bytes) {
+        let Some(file) = &mut self.file else {
+            return Err(io::Error::from_raw_os_error(libc::EROFS));
+        };
+        if let Err(error) = file.write_all(&bytes) {
             // Half a line must not run into the next one.
-            self.file.set_len(self.length)?;
+            file.set_len(self.length)?;
             return Err(error);
         }
         self.length += bytes.len() as u64;
         self.lines += 1;
         Ok(())
+    }
+
+    /// Writes all that is known, and notes whether that went well.
+    fn save(&mut self, path: &Path) -> io::Result<()> {
+        let saved = self.rewrite(path);
+        self.unsaved = saved.as_ref().err().map(ToString::to_string);
+        if saved.is_err() {
+            // Half of it takes up room.
+            std::fs::remove_file(path.with_extension("new")).ok();
+        }
+        saved
     }
 
     /// Writes only what still counts, beside the old file, and puts it in its place once the disk has it.
@@ -310,7 +394,7 @@ impl Memory {
         file.write_all(&bytes)?;
         file.sync_data()?;
         std::fs::rename(&beside, path)?;
-        self.file = OpenOptions::new().read(true).append(true).open(path)?;
+        self.file = Some(OpenOptions::new().read(true).append(true).open(path)?);
         self.length = bytes.len() as u64;
         self.lines = self.known.len();
         Ok(())

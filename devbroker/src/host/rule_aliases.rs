@@ -52,6 +52,8 @@ pub struct RuleAliases {
     /// The links that it matches.
     wanted_links: BTreeSet<NodePath>,
     kept: BTreeMap<SysPath, Kept>,
+    /// What of it is not in a file, and why.
+    unsaved: BTreeMap<SysPath, String>,
 }
 
 impl RuleAliases {
@@ -90,6 +92,7 @@ impl RuleAliases {
                 wanted: BTreeSet::new(),
                 wanted_links: BTreeSet::new(),
                 kept,
+                unsaved: BTreeMap::new(),
             },
             bad,
         ))
@@ -162,9 +165,34 @@ impl RuleAliases {
             links,
         };
         let forgotten = self.forget_former(&kept);
-        let stored = self.store(&kept);
+        let stored = self.save(&kept);
         self.kept.insert(kept.syspath.clone(), kept);
         (bad, forgotten.and(stored))
+    }
+
+    /// Why something is not in a file, if so.
+    pub fn trouble(&self) -> Option<&str> {
+        self.unsaved.values().next().map(String::as_str)
+    }
+
+    /// Tries to write what could not be written.
+    pub fn mend(&mut self) {
+        for syspath in self.unsaved.clone().into_keys() {
+            match self.kept.get(&syspath).cloned() {
+                // What fails stays the trouble.
+                Some(kept) => self.save(&kept).unwrap_or(()),
+                None => drop(self.unsaved.remove(&syspath)),
+            }
+        }
+    }
+
+    fn save(&mut self, kept: &Kept) -> Result<(), KeepError> {
+        let stored = self.store(kept);
+        match &stored {
+            Ok(()) => self.unsaved.remove(&kept.syspath),
+            Err(error) => self.unsaved.insert(kept.syspath.clone(), error.to_string()),
+        };
+        stored
     }
 
     /// Forgets one stay of a device. Another one that has its place by now is left alone.
@@ -175,6 +203,7 @@ impl RuleAliases {
             .is_some_and(|kept| kept.incarnation == incarnation)
         {
             self.kept.remove(syspath);
+            self.unsaved.remove(syspath);
         }
         self.remove(incarnation)
     }
@@ -215,8 +244,12 @@ impl RuleAliases {
         };
         let fresh = path.with_extension("new");
         let bytes = serde_json::to_vec(kept).map_err(|error| failed(error.into()))?;
-        fs::write(&fresh, bytes).map_err(failed)?;
-        fs::rename(&fresh, &path).map_err(failed)
+        let written = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, &path));
+        written.map_err(|error| {
+            // Half of it takes up room.
+            fs::remove_file(&fresh).ok();
+            failed(error)
+        })
     }
 
     fn remove(&self, incarnation: Incarnation) -> Result<(), KeepError> {
@@ -420,5 +453,11 @@ mod tests {
         let mut bind = node(7, &[]);
         rules.note(&mut bind).1.unwrap();
         assert_eq!(bind.rule_aliases.len(), 1);
+        rules.mend();
+        assert_eq!(rules.trouble(), Some(error.as_str()));
+        fs::create_dir(&folder).unwrap();
+        rules.mend();
+        assert_eq!(rules.trouble(), None);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 }

@@ -100,6 +100,9 @@ pub(crate) fn status(status: &StatusView) -> String {
         };
         table.row(["file".into(), format!("{}: {state}", file.path.display())]);
     }
+    for trouble in &status.troubles {
+        table.row(["trouble".into(), clean(trouble)]);
+    }
     text += &table.render();
     text + &problems(&status.problems)
 }

@@ -16,6 +16,7 @@ mod filter_fails_closed;
 mod foreign;
 mod foreign_takeover;
 mod four_ports;
+mod full_disk;
 mod hook_only;
 mod host_reboot;
 mod hostile_container;
@@ -98,6 +99,7 @@ pub const ALL: &[Scenario] = &[
     scenario("filter-fails-closed", "pins, program, bpffs are taken away, ctm is killed half way: denied all the same", filter_fails_closed::run),
     scenario("demo-host", "`make demo HOST=1` leaves nothing behind, also when interrupted; or says why it cannot be", demo_host::run),
     scenario("disk-partitions", "a USB disk with two partitions, partitioned anew while plugged in", disk_partitions::run),
+    scenario("full-disk", "/var/lib full or read-only, /run full: revoked all the same, reported, made up for when there is room", full_disk::run),
     scenario("four-ports", "four like nodes in shuffled order: each role keeps its permissions", four_ports::run),
     scenario("host-reboot", "permissions set inside are remembered over a reboot of the machine", host_reboot::run),
     scenario("hostile-container", "links, FIFOs, a full /dev and a FUSE that never answers harm nobody else", hostile_container::run),

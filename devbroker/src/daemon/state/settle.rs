@@ -9,12 +9,16 @@ use crate::model::{AliasName, ContainerKey, ContainerRef, DevNum, Incarnation, P
 use crate::plan::Want;
 use std::time::Instant;
 
+/// How many troubles are told at once.
+const MAX_TROUBLES: usize = 50;
+
 impl State {
     /// Brings everything that is dirty into step.
     pub(in crate::daemon) fn settle(&mut self, now: Instant) {
         if self.scan_wanted || self.scan_retry.due().is_some_and(|due| due <= now) {
             self.rescan();
         }
+        self.mend(now);
         let changed = self.host.rebind(&self.config, &self.records);
         for (alias, before) in &changed {
             self.rebound(alias, before.as_ref());
@@ -46,16 +50,65 @@ impl State {
 
     /// When something is to be tried again without an event.
     pub(in crate::daemon) fn next_retry(&self) -> Option<Instant> {
+        let others = self.disk_retry.due().into_iter().chain(self.adopt_retry.due());
+        self.retries().chain(others).min()
+    }
+
+    fn retries(&self) -> impl Iterator<Item = Instant> {
         self.containers
             .values()
             .filter_map(|served| served.retry.due())
             .chain(self.scan_retry.due())
-            .min()
     }
 
-    /// Nothing is waiting to be done.
+    /// Nothing is waiting to be done. What cannot be written down is known all the same, and does not count.
     pub(in crate::daemon) fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.next_retry().is_none() && !self.scan_again && !self.scan_wanted
+        self.dirty.is_empty() && self.retries().next().is_none() && !self.scan_again && !self.scan_wanted
+    }
+
+    /// Writes what could not be written, when it is time to try.
+    fn mend(&mut self, now: Instant) {
+        match self.disk_retry.due() {
+            Some(due) if due <= now => {
+                if self.copies_lack {
+                    let loaded = self.loader.load();
+                    self.configure(loaded);
+                }
+                self.remember.mend();
+                self.rule_aliases.mend();
+                self.storage.mend();
+            }
+            Some(_) => return,
+            None => {}
+        }
+        self.disk_retry
+            .attempted(now, self.copies_lack || !self.unwritten().is_empty());
+    }
+
+    /// What cannot be written, and why.
+    fn unwritten(&self) -> Vec<String> {
+        let all = [
+            self.remember.trouble(),
+            self.rule_aliases.trouble().map(str::to_owned),
+            self.storage.trouble(),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    /// What cannot be written or done now. All of it is tried again.
+    pub(in crate::daemon) fn troubles(&self) -> Vec<String> {
+        let mut all = self.unwritten();
+        all.extend(
+            self.unserved
+                .iter()
+                .map(|(container, error)| format!("{container} is not served: {error}")),
+        );
+        for (container, served) in &self.containers {
+            let failures = served.history.failures().iter();
+            all.extend(failures.map(|failure| format!("{container}: {}: {}", failure.action, failure.error)));
+        }
+        all.truncate(MAX_TROUBLES);
+        all
     }
 
     fn rebound(&mut self, alias: &AliasName, before: Option<&Bound>) {

@@ -70,7 +70,11 @@ impl Folders {
     /// The old file or the new one, never half of one. It lies on a tmpfs, so nothing needs to be synced.
     fn write(&self) -> io::Result<()> {
         let fresh = self.file.with_extension("new");
-        std::fs::write(&fresh, serde_json::to_vec(&self.known)?)?;
-        std::fs::rename(&fresh, &self.file)
+        std::fs::write(&fresh, serde_json::to_vec(&self.known)?)
+            .and_then(|()| std::fs::rename(&fresh, &self.file))
+            .inspect_err(|_| {
+                // Half of it takes up room.
+                std::fs::remove_file(&fresh).ok();
+            })
     }
 }
