@@ -7,9 +7,9 @@ need=""
 want() { # program, package
   PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1 || need="$need $2"
 }
+version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || version=
 rust_is_new_enough() {
-  version=$(rustc --version 2>/dev/null | cut -d' ' -f2) && [ -n "$version" ] && command -v cargo >/dev/null &&
-    [ "$(printf '%s\n' 1.85.0 "$version" | sort -V | head -n1)" = 1.85.0 ]
+  [ -n "$version" ] && [ "$(printf '%s\n' 1.85.0 "$version" | sort -V | head -n1)" = 1.85.0 ]
 }
 
 updated=
@@ -19,13 +19,14 @@ update() { # once; a fresh system has no lists at all
 }
 offered_rust() { apt-cache policy rustc 2>/dev/null | sed -n 's/ *Candidate: //p'; }
 
-if ! rust_is_new_enough; then
+if ! rust_is_new_enough || ! command -v cargo >/dev/null; then
   offered=$(offered_rust)
   [ -n "$offered" ] || { update && offered=$(offered_rust); }
-  if [ -z "${version:-}" ] && [ -n "$offered" ] && [ "$offered" != "(none)" ] && dpkg --compare-versions "$offered" ge 1.85; then
+  # Beside an older one that apt did not bring, another would not be found.
+  if { [ -z "$version" ] || rust_is_new_enough; } && [ -n "$offered" ] && [ "$offered" != "(none)" ] && dpkg --compare-versions "$offered" ge 1.85; then
     need="$need cargo rustc rustfmt rust-clippy"
   else
-    echo "Rust 1.85 or newer is needed: there is ${version:-none}, and apt offers ${offered:-none}." >&2
+    echo "Rust 1.85 or newer is needed: there is ${version:-none}, with cargo $(command -v cargo || echo missing), and apt offers ${offered:-none}." >&2
     echo "Use Debian 13 or newer (apt install cargo), or install a toolchain with rustup (rustup toolchain install stable), and try again." >&2
     exit 1
   fi
@@ -34,6 +35,8 @@ want cc gcc
 want strip binutils
 want make make
 want pkg-config pkg-config
+# cargo fetches crates over HTTPS.
+[ -e /etc/ssl/certs/ca-certificates.crt ] || need="$need ca-certificates"
 pkg-config --exists libudev 2>/dev/null || need="$need libudev-dev libc6-dev"
 if [ "${1:-all}" != build ]; then
   want crun crun
