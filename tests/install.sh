@@ -49,4 +49,4 @@ done
 for file in examples/*.toml; do [ ! -e "$file" ] || put_text "$file" "$to/share/doc/devbroker/examples"; done
 for file in rules/examples/*; do [ ! -e "$file" ] || put_text "$file" "$to/share/doc/devbroker/examples"; done
 # Folders of packages' and the administrator's own files.
-mkdir -p "$to/lib/devbroker/conf.d" "$destdir/etc/devbroker/conf.d" "$destdir/etc/ctm/containers" "$destdir/etc/ctm/profiles"
+mkdir -p "$to/lib/devbroker/conf.d" "$destdir/etc/devbroker/conf.d" "$destdir/etc/ctm/containers" "$destdir/etc/ctm/hooks.d" "$destdir/etc/ctm/profiles"

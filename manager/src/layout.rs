@@ -10,6 +10,8 @@ pub(crate) struct Layout {
     pub(crate) definitions: PathBuf,
     /// What many definitions have in common, one `PROFILE.toml` each.
     pub(crate) profiles: PathBuf,
+    /// The administrator's programs at turns of a container's life.
+    pub(crate) hooks: PathBuf,
     /// Root file systems, `NAME/rootfs`.
     pub(crate) store: PathBuf,
     /// Run state, lost at reboot; 0700.
@@ -27,6 +29,7 @@ impl Default for Layout {
         Self {
             definitions: "/etc/ctm/containers".into(),
             profiles: "/etc/ctm/profiles".into(),
+            hooks: "/etc/ctm/hooks.d".into(),
             store: "/var/lib/ctm".into(),
             run: "/run/ctm".into(),
             registrations: "/run/devbroker/containers".into(),
@@ -45,6 +48,16 @@ impl Layout {
     /// A profile.
     pub(crate) fn profile(&self, name: &ContainerName) -> PathBuf {
         self.profiles.join(format!("{name}.toml"))
+    }
+
+    /// The hooks of a container at one turn: that of all containers, then its own. A turn has no dot in its name.
+    pub(crate) fn hooks_of(&self, name: &ContainerName, turn: &str) -> [PathBuf; 2] {
+        [self.hooks.join(turn), self.hooks.join(format!("{name}.{turn}"))]
+    }
+
+    /// There once the container's first start is through. A container's name cannot begin with a dot.
+    pub(crate) fn booted(&self, name: &ContainerName) -> PathBuf {
+        self.store.join(".booted").join(name.as_str())
     }
 
     /// What ctm keeps of a container on disk.

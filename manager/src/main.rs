@@ -14,6 +14,8 @@ mod definition;
 mod definitions;
 mod entry;
 mod fail_point;
+mod failure;
+mod hooks;
 mod ids;
 mod layout;
 mod lock;

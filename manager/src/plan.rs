@@ -26,6 +26,8 @@ const ANNOUNCE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) enum Step {
     /// Move the supervisor into a cgroup of its own. Undone: out of it, and the run's cgroups are removed.
     Enter { run: Run },
+    /// The administrator's hooks before a start. Undone: those after a stop.
+    Hooks,
     /// A folder that the container sees and cannot write to. Undone: removed with what is in it.
     SharedFolder { path: PathBuf },
     /// The container's /dev with its standard nodes.
@@ -65,6 +67,7 @@ impl Step {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Enter { .. } => "enter",
+            Self::Hooks => "hooks",
             Self::SharedFolder { .. } => "shared-folder",
             Self::Devfs { .. } => "devfs",
             Self::Volume { .. } => "volume",
@@ -87,6 +90,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Enter { run } => write!(f, "enter cgroup {}", run.supervisor().path().display()),
+            Self::Hooks => f.write_str("run the pre-start hooks"),
             Self::SharedFolder { path } | Self::Store { path, .. } => write!(f, "make {}", path.display()),
             Self::Devfs { at, .. } => write!(f, "mount the container's /dev on {}", at.display()),
             Self::Volume { uuid, at } => write!(f, "mount the file system {uuid} on {}", at.display()),
@@ -119,6 +123,7 @@ pub(crate) fn start(
     let spec = bundle::spec(definition, &folder, cgroup.path())?;
     let mut steps = vec![
         Step::Enter { run: run.clone() },
+        Step::Hooks,
         Step::SharedFolder { path: folder.udev() },
         Step::Devfs {
             at: folder.devfs(),
@@ -233,6 +238,7 @@ mod tests {
             shown(&steps),
             [
                 "enter cgroup /ctm/scan/supervisor",
+                "run the pre-start hooks",
                 "make /run/ctm/scan/udev",
                 "mount the container's /dev on /run/ctm/scan/devfs",
                 "write /run/ctm/scan/bundle/config.json",

@@ -3,6 +3,7 @@
 use crate::broker::{self, RegistrationError};
 use crate::cgroup::{self, CgroupError};
 use crate::crun::{Crun, CrunError};
+use crate::hooks::{HookError, Hooks, Turn};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::ownership::{self, OwnershipError};
@@ -46,6 +47,8 @@ pub(crate) enum StepError {
     Filter(#[from] FilterError),
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error(transparent)]
@@ -120,6 +123,7 @@ impl<'a> Runner<'a> {
                 run.supervisor().create()?;
                 run.supervisor().enter()?;
             }
+            Step::Hooks => Hooks::new(self.layout, self.name).run(Turn::PreStart, None, None)?,
             Step::SharedFolder { path } => atomic::folder(path, 0o755).map_err(io_error("make", path))?,
             Step::Devfs { at, ids } => {
                 let map = ids.map();
@@ -215,6 +219,7 @@ impl<'a> Runner<'a> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 result => result.map_err(io_error("remove", path))?,
             },
+            Step::Hooks => Hooks::new(self.layout, self.name).run(Turn::PostStop, None, None)?,
             Step::Devfs { at, .. } => {
                 Devfs::destroy(at)?;
             }

@@ -5,6 +5,7 @@ use crate::clean::{self, CleanError};
 use crate::console::Console;
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
+use crate::hooks::{HookError, Hooks, Turn};
 use crate::layout::Layout;
 use crate::lock::{self, LockError};
 use crate::plan;
@@ -49,6 +50,8 @@ pub(crate) enum RunError {
     State(#[from] StateError),
     #[error(transparent)]
     Step(#[from] StepError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     Cgroup(#[from] cgroup::CgroupError),
     #[error(transparent)]
@@ -190,6 +193,9 @@ impl Supervisor<'_> {
             return Err(StepError::Gone(folder.crun_log()).into());
         };
         self.enter_phase(Phase::Running)?;
+        let hooks = Hooks::new(self.layout, self.name);
+        hooks.first_boot(&mut self.console)?;
+        hooks.run(Turn::PostStart, Some(init.pid), Some(&mut self.console))?;
         self.notifier.ready(init.pid)?;
         tracing::info!(container = %self.name, pid = init.pid, "running");
         Ok(held)
@@ -283,6 +289,13 @@ impl Supervisor<'_> {
         }
         if let Err(error) = self.notifier.stopping(timeout + STOP_MARGIN) {
             tracing::debug!(container = %self.name, %error);
+        }
+        // What it is for may be late now, but a container that cannot be stopped helps nobody.
+        let pid = self.state.init.map(|init| init.pid);
+        if let Err(error) =
+            Hooks::new(self.layout, self.name).run(Turn::PreStop, pid, Some(&mut self.console))
+        {
+            tracing::warn!(container = %self.name, %error);
         }
         let status = self
             .state

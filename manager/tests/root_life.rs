@@ -34,8 +34,7 @@ fn life(name: &str, userns: &str) -> String {
     )
 }
 
-const AFTER: &str =
-    "code 7\nbox: running\nagain 32\nstopped 31\nexec 31\ngone 14\n/etc/ctm/containers:\n\n/var/lib/ctm:\n";
+const AFTER: &str = "code 7\nbox: running\nagain 32\nstopped 31\nexec 31\ngone 14\n/etc/ctm/containers:\n\n/var/lib/ctm:\n.booted\n";
 
 #[test]
 fn plain() {
@@ -160,6 +159,42 @@ fn an_archive_is_given_to_the_container() {
     assert_eq!(shown, once.repeat(3));
 }
 
+/// Hooks run in order with what they need to know; one that fails keeps the container from running, and says so.
+#[test]
+fn hooks_at_their_turns() {
+    let out = printed(
+        "turning",
+        "mkdir -p /etc/ctm/hooks.d; cd /etc/ctm/hooks.d\n\
+         for turn in pre-start post-start pre-stop post-stop; do\n\
+         echo '#!/bin/sh\necho all $CTM_HOOK $VEID $VE_CONFFILE ${CTM_PID:+pid} >>/run/told' >$turn\n\
+         echo '#!/bin/sh\necho own $CTM_HOOK >>/run/told' >box.$turn; chmod 700 $turn box.$turn; done\n\
+         echo 'echo inside $(id -u) >>/told' >box.first-boot\n\
+         ctm create box --rootfs $ROOTFS --init /bin/sh -c 'trap \"exit 0\" TERM; while :; do sleep 1 & wait; done' >/dev/null\n\
+         for round in 1 2; do ctm start box 2>/dev/null; ctm stop box; done\n\
+         cat /run/told /var/lib/ctm/box/rootfs/told; rm /run/told\n\
+         echo '#!/bin/sh\nexit 3' >box.post-start\n\
+         code=0; ctm start box 2>&1 | tail -1 || true; ctm start box 2>/dev/null || code=$?; echo code $code; cat /run/told\n\
+         chmod 722 pre-start; code=0; ctm start box 2>&1 | tail -1; ctm status box | head -1 || true",
+    );
+    let once = "all pre-start box /etc/ctm/containers/box.toml\nown pre-start\n\
+                all post-start box /etc/ctm/containers/box.toml pid\nown post-start\n\
+                all pre-stop box /etc/ctm/containers/box.toml pid\nown pre-stop\n\
+                all post-stop box /etc/ctm/containers/box.toml\nown post-stop\n";
+    let failed = "all pre-start box /etc/ctm/containers/box.toml\nown pre-start\n\
+                  all post-start box /etc/ctm/containers/box.toml pid\n\
+                  all post-stop box /etc/ctm/containers/box.toml\nown post-stop\n";
+    let hook =
+        "ctm: cannot start container box: the hook /etc/ctm/hooks.d/box.post-start failed (exit status: 3)";
+    assert_eq!(
+        out.replace(" \n", "\n"),
+        format!(
+            "{once}{once}inside 0\n{hook}\ncode 79\n{failed}{failed}ctm: cannot start container box: the hook \
+             /etc/ctm/hooks.d/pre-start can be changed by others than root; chown root and chmod go-w, then try again\n\
+             box: stopped\n"
+        )
+    );
+}
+
 /// Two containers never share host ids, also where /etc/subuid says nothing.
 #[test]
 fn ids_are_the_containers_own() {
@@ -185,7 +220,7 @@ fn ids_are_the_containers_own() {
 /// start or create goes through as if nothing had been.
 #[test]
 fn killed_after_each_step() {
-    let points = "after:enter after:shared-folder after:devfs after:bundle after:create filter:Folder filter:Seeded \
+    let points = "after:enter after:hooks after:shared-folder after:devfs after:bundle after:create filter:Folder filter:Seeded \
         filter:Loaded filter:Attached filter:Linked filter:LinkPinned filter:ProgramPinned filter:MapPinned \
         after:filter after:register after:announce after:start";
     let out = printed(

@@ -2,7 +2,10 @@
 
 use super::LoadError;
 use crate::entry::EntryError;
+use crate::failure::Failure;
 use crate::ids::NoFreeIds;
+use crate::runner::StepError;
+use crate::supervisor::RunError;
 use devbroker::model::ContainerName;
 use std::process::ExitCode;
 
@@ -27,14 +30,15 @@ pub(crate) enum Code {
     Running,
     /// There is a container of this name already.
     Exists,
+    /// A hook failed.
+    Hook,
     /// The profile is not there.
     NoProfile,
 }
 
 impl Code {
-    /// All of them, for the manual.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 9] = [
+    /// All of them.
+    pub(crate) const ALL: [Self; 10] = [
         Self::Done,
         Self::Failed,
         Self::CannotRun,
@@ -43,6 +47,7 @@ impl Code {
         Self::NotRunning,
         Self::Running,
         Self::Exists,
+        Self::Hook,
         Self::NoProfile,
     ];
 
@@ -58,8 +63,17 @@ impl Code {
             Self::NotRunning => 31,
             Self::Running => 32,
             Self::Exists => 44,
+            Self::Hook => 79,
             Self::NoProfile => 109,
         }
+    }
+
+    /// The code of this number.
+    fn numbered(number: u8) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|code| code.number() == number)
+            .unwrap_or(Self::Failed)
     }
 
     /// The code of an error: that of the first of its causes that has one.
@@ -77,7 +91,29 @@ impl Code {
         if cause.is::<EntryError>() {
             return Some(Self::CannotRun);
         }
-        match cause.downcast_ref::<LoadError>()? {
+        if let Some(error) = cause.downcast_ref::<RunError>() {
+            return match error {
+                RunError::Hook(_) | RunError::Step(StepError::Hook(_)) => Some(Self::Hook),
+                RunError::Busy(_) => Some(Self::Running),
+                RunError::Load(error) => Self::of_load(error),
+                RunError::Lock(_)
+                | RunError::Clean { .. }
+                | RunError::NoRootfs(_)
+                | RunError::Bundle(_)
+                | RunError::State(_)
+                | RunError::Step(_)
+                | RunError::Cgroup(_)
+                | RunError::Service(_)
+                | RunError::Io { .. }
+                | RunError::Failed(_)
+                | RunError::Left { .. } => None,
+            };
+        }
+        Self::of_load(cause.downcast_ref()?)
+    }
+
+    fn of_load(error: &LoadError) -> Option<Self> {
+        match error {
             LoadError::Unknown(_) => Some(Self::Unknown),
             LoadError::Profile { .. } => Some(Self::NoProfile),
             LoadError::Io { .. } | LoadError::Faults(_) | LoadError::Edit(_) => None,
@@ -98,6 +134,8 @@ pub(crate) enum Refused {
     NotRunning(ContainerName),
     #[error("container {name} is {phase} already")]
     Running { name: ContainerName, phase: String },
+    #[error("cannot start container {name}: {}", .failure.reason)]
+    Failed { name: ContainerName, failure: Failure },
     #[error("container {name} exists already: {}", .definition.display())]
     Exists {
         name: ContainerName,
@@ -106,8 +144,9 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    const fn code(&self) -> Code {
+    fn code(&self) -> Code {
         match self {
+            Self::Failed { failure, .. } => Code::numbered(failure.code),
             Self::NotRunning(_) => Code::NotRunning,
             Self::Running { .. } => Code::Running,
             Self::Exists { .. } => Code::Exists,

@@ -9,7 +9,7 @@ use crate::layout::Layout;
 use crate::plan::{self, Origin};
 use crate::runner::Runner;
 use crate::signal::StopSignal;
-use crate::{lock, store};
+use crate::{hooks, lock, store};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat};
 use std::fs;
@@ -54,6 +54,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Create) -> Result<Code> {
     }
     // What an interrupted creation left: nothing refers to it.
     store::remove(&layout.stored(name))?;
+    hooks::forget(layout, name)?;
 
     // Which signal stops it shows only in the root file system, so an archive is unpacked before the definition is made.
     let steps = plan::create(&definition, &origin, layout);

@@ -2,7 +2,7 @@
 
 use super::{Code, Condition, stop};
 use crate::layout::Layout;
-use crate::{broker, cli, definitions, lock, service, store};
+use crate::{broker, cli, definitions, failure, hooks, lock, service, store};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
 use devbroker::model::ContainerKey;
@@ -36,6 +36,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         Ok(()) | Err(_) => {}
     }
     store::remove(&layout.stored(name))?;
+    hooks::forget(layout, name)?;
     if let Err(error) = broker::withdraw(name, true, FORGET_LIMIT) {
         tracing::debug!(container = %name, %error, "the broker was not told that the container is gone");
     }
@@ -45,10 +46,9 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         owner: 0,
     };
     remember::forget_in(&layout.permissions, &key).context("forget permissions set inside")?;
-    for folder in [super::start::FAILURES, ".log"] {
-        // Remarks of earlier runs; /run is emptied at the next boot anyway.
-        fs::remove_file(layout.beside(folder, name)).ok();
-    }
+    // Remarks of earlier runs; /run is emptied at the next boot anyway.
+    failure::forget(layout, name).ok();
+    fs::remove_file(layout.beside(".log", name)).ok();
     if service::is_available() {
         service::forget_failure(name)?;
     }

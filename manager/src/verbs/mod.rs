@@ -13,14 +13,15 @@ mod stop;
 pub(crate) use code::Code;
 use code::Refused;
 
+use crate::clean;
 use crate::cli::{self, Cli, Verb};
 use crate::definitions::LoadError;
+use crate::failure::Failure;
 use crate::layout::Layout;
 use crate::lock;
 use crate::process::ProcessId;
 use crate::state::{Phase, State};
 use crate::supervisor;
-use crate::{atomic, clean};
 use anyhow::{Context, Result};
 use devbroker::model::ContainerName;
 use std::io::{self, Write};
@@ -106,12 +107,13 @@ fn supervise(layout: &Layout, name: &ContainerName, detached: bool) -> Result<Co
         Ok(()) => Ok(Code::Done),
         Err(error) => {
             let error = anyhow::Error::from(error);
-            let file = layout.beside(start::FAILURES, name);
-            if let Some(folder) = file.parent() {
-                atomic::folder(folder, 0o700)
-                    .and_then(|()| atomic::write(&file, reason(&error).as_bytes(), 0o600))
-                    .with_context(|| format!("cannot write {}", file.display()))?;
-            }
+            let failure = Failure {
+                code: Code::of(&error).number(),
+                reason: reason(&error),
+            };
+            failure
+                .write(layout, name)
+                .with_context(|| format!("cannot note why container {name} failed"))?;
             Err(error)
         }
     }

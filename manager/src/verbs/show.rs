@@ -3,6 +3,7 @@
 use super::{Code, Condition};
 use crate::definition::Definition;
 use crate::definitions;
+use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::{cli, plan::Step};
@@ -129,7 +130,7 @@ pub(super) fn status(layout: &Layout, arguments: &cli::Status) -> Result<Code> {
     } else {
         writeln!(out, "{}: {}", view.name, view.state)?;
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let failure = std::fs::read_to_string(layout.beside(super::start::FAILURES, name)).ok();
+        let failure = Failure::read(layout, name).map(|failure| failure.reason);
         for (what, value) in [
             ("pid", view.pid.map(|pid| pid.to_string())),
             ("userns", Some(view.userns())),

@@ -1,6 +1,7 @@
 //! `ctm start`: through systemd where it runs the machine and has our unit, otherwise a supervisor of our own.
 
 use super::{Code, Condition, Refused};
+use crate::failure::{self, Failure};
 use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
 use crate::{cgroup, cli, definitions, lock, plan, process, service};
@@ -15,9 +16,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
-
-/// Folder of the reasons of failed starts.
-pub(super) const FAILURES: &str = ".failed";
 
 pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
     let name = &arguments.name;
@@ -39,21 +37,20 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
         .into());
     }
     cgroup::require_unified()?;
-    let reason = layout.beside(FAILURES, name);
-    match fs::remove_file(&reason) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove {}", reason.display()));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    failure::forget(layout, name)
+        .with_context(|| format!("cannot forget why {name} could not be started last time"))?;
     let started = if service::is_available() {
         service::systemctl("start", name).map_err(Into::into)
     } else {
         by_itself(layout, name)
     };
-    started.map_err(|error| match fs::read_to_string(&reason) {
-        Ok(why) => anyhow::anyhow!("cannot start container {name}: {why}"),
-        Err(_) => error.context(format!("cannot start container {name}")),
+    started.map_err(|error| match Failure::read(layout, name) {
+        Some(failure) => Refused::Failed {
+            name: name.clone(),
+            failure,
+        }
+        .into(),
+        None => error.context(format!("cannot start container {name}")),
     })?;
     Ok(Code::Done)
 }
