@@ -1,8 +1,10 @@
 //! Applies actions to one container. The only `match` on [`Action`].
 //!
-//! Each step writes its intent to the ledger, rechecks its precondition and acts. Nothing here enters the container or
-//! blocks: the devices lie on a tmpfs that the host owns. It decides nothing; what it is handed comes from `plan`.
+//! What makes something writes its intent to the ledger, rechecks its precondition and acts. What takes away or sets something is
+//! written down when it is done: if it was not, it is done again. Nothing here enters the container or blocks: the devices lie
+//! on a tmpfs that the host owns. It decides nothing; what it is handed comes from `plan`.
 
+use crate::fail_point;
 use crate::host::access::{DeviceFilter, FilterError};
 use crate::host::devfs::{Devfs, DevfsError, Made};
 use crate::host::ledger::{Entry, Ledger, LedgerError};
@@ -73,7 +75,7 @@ pub(crate) fn apply(
     target: &mut Target<'_>,
     still_is: &mut dyn FnMut(&SysPath, Incarnation, DevNum) -> bool,
 ) -> Result<Outcome, ActionError> {
-    fail_point::reached("before", action);
+    fail_point::reached("before", action.name());
     let outcome = match action {
         Action::Revoke { devnum } => {
             target.filter.deny(*devnum)?;
@@ -109,14 +111,15 @@ pub(crate) fn apply(
         }
         Action::Place { node } => place(target, node)?,
         Action::Permit { path, ino, grant, .. } => {
-            target.ledger.append(&Entry::Permitted {
-                path: path.clone(),
-                grant: *grant,
-            })?;
             let root = permissions::root_of(target.uid_map, target.gid_map)?;
             let uid = grant.uid.map(|uid| target.uid_map.to_host(uid).unwrap_or(root.0));
             let gid = grant.gid.map(|gid| target.gid_map.to_host(gid).unwrap_or(root.1));
             target.devfs.permit(*ino, uid, gid, grant.mode)?;
+            // Only now: a line that a crash left without its effect would pass for done.
+            target.ledger.append(&Entry::Permitted {
+                path: path.clone(),
+                grant: *grant,
+            })?;
             Outcome::Done
         }
         Action::Link { path, target: text } => {
@@ -131,7 +134,7 @@ pub(crate) fn apply(
             Outcome::Done
         }
     };
-    fail_point::reached("after", action);
+    fail_point::reached("after", action.name());
     Ok(outcome)
 }
 
@@ -197,31 +200,4 @@ fn record_folder(ledger: &mut Ledger, made: Made) -> io::Result<()> {
 
 fn record(ledger: &mut Ledger, entry: &Entry) -> io::Result<()> {
     ledger.append(entry).map_err(io::Error::other)
-}
-
-/// Places where tests make the daemon die, so that every half-done state is met. Compiled in by feature `fail-points`
-/// alone: `DEVBROKER_FAIL_POINT=before:place:2` kills the process before the second placing.
-mod fail_point {
-    use crate::plan::Action;
-
-    #[cfg(feature = "fail-points")]
-    pub(super) fn reached(when: &str, action: &Action) {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static LEFT: AtomicU32 = AtomicU32::new(0);
-        let Ok(point) = std::env::var("DEVBROKER_FAIL_POINT") else {
-            return;
-        };
-        let mut fields = point.split(':');
-        if fields.next() != Some(when) || fields.next() != Some(action.name()) {
-            return;
-        }
-        let nth = fields.next().and_then(|nth| nth.parse().ok()).unwrap_or(1);
-        if LEFT.fetch_add(1, Ordering::Relaxed) + 1 == nth {
-            // SIGKILL cannot be refused, so this does not return.
-            nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL).ok();
-        }
-    }
-
-    #[cfg(not(feature = "fail-points"))]
-    pub(super) const fn reached(_when: &str, _action: &Action) {}
 }

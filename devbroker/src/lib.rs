@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 mod executor;
+mod fail_point;
 pub mod host;
 pub mod model;
 pub mod permissions;

@@ -202,18 +202,7 @@ pub fn programs() -> Result<PathBuf> {
 }
 
 fn build() -> Result<()> {
-    let programs = cargo(&[
-        "build",
-        "--quiet",
-        "-p",
-        "devbroker",
-        "-p",
-        "ctm",
-        "--bins",
-        // Scenario broker-killed needs them; without the variable they do nothing.
-        "--features",
-        "devbroker/fail-points",
-    ])?;
+    let programs = cargo(&["build", "--quiet", "-p", "devbroker", "-p", "ctm", "--bins"])?;
     // For the machine and for containers, whatever libraries they have.
     let harness = cargo(&["build", "--quiet", "-p", "devbroker-tests", "--bins"])?;
     let mut guest = cargo(&[

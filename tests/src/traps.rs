@@ -254,6 +254,11 @@ traps! {
     trap_lxc_writes_its_filter_anew: "its monitor owns the program" => [Later("LXC")];
     trap_cgroup_v1: "rules are written to devices.allow" => [Later("cgroup v1")];
 
+    trap_killed_half_way: "what was begun is taken for done, or for somebody else's" => [
+        Test("devbroker/tests/root_killed.rs", "killed_before_and_after_each_effect"),
+        Test(CHAIN, "any_history_ends_as_the_configuration_says"), Scenario("broker-killed"),
+    ];
+
     // Others' ground.
     trap_libudev_inside_hears_nothing: "a database entry and a message are missing inside" => [Later("the udev view inside")];
     trap_cdi_is_read_at_creation: "an absent device keeps a container from starting" => [Later("CDI")];

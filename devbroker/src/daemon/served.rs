@@ -5,6 +5,7 @@ use super::history::History;
 use super::retry::Retry;
 use crate::accounts::Accounts;
 use crate::executor::{self, Outcome, Target};
+use crate::fail_point;
 use crate::host::access::DeviceFilter;
 use crate::host::devfs::{Devfs, DevfsError, Kind, Seen};
 use crate::host::ledger::{Entry, Ledger};
@@ -119,7 +120,10 @@ impl Served {
             let Some(seen) = self.devfs.permissions(*ino).ok().flatten() else {
                 continue;
             };
-            match remember.set(&key, alias, role, permissions::to_inside(&seen, maps.0, maps.1)) {
+            fail_point::reached("before", "remember");
+            let kept = remember.set(&key, alias, role, permissions::to_inside(&seen, maps.0, maps.1));
+            fail_point::reached("after", "remember");
+            match kept {
                 Ok(new) => changed |= new,
                 Err(error) => tracing::error!(%error, "remember"),
             }
@@ -232,7 +236,9 @@ impl Served {
     /// Takes one number away at once, ahead of any plan. Says whether it was there.
     pub(super) fn revoke(&mut self, devnum: DevNum) -> Result<bool, crate::host::access::FilterError> {
         if self.access.contains_key(&devnum) {
+            fail_point::reached("before", "revoke-now");
             self.filter.deny(devnum)?;
+            fail_point::reached("after", "revoke-now");
             self.access.remove(&devnum);
             return Ok(true);
         }

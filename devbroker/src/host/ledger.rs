@@ -4,6 +4,7 @@
 //! not begun, so it is dropped. A line that cannot be written is an error, and what it announces is then not done; removals
 //! are written after the fact and lose nothing but a second look. Lies on a tmpfs, so nothing needs to be synced.
 
+use crate::fail_point;
 use crate::model::{InstanceId, NodePath};
 use crate::plan::{GrantPermissions, Placed, PlacedNode};
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,7 @@ impl Ledger {
     /// Writes a line. On an error the file is as it was.
     pub fn append(&mut self, entry: &Entry) -> Result<(), LedgerError> {
         self.write(entry)?;
+        fail_point::reached("after", "ledger");
         self.fold(entry.clone());
         Ok(())
     }

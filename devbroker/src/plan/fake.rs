@@ -1,7 +1,7 @@
 //! A container in memory, for properties: applies actions the way the executor does to a real one, crashes included.
 //!
 //! Used by the planner's properties beside it and by those of the whole chain (`daemon/properties`). That a real container
-//! behaves like this is what `tests/root_container` shows.
+//! behaves like this is what `tests/root_container` and `tests/root_killed.rs` show.
 
 use super::{Action, Desired, Found, Observed, Placed, PlacedNode, PlannedNode};
 use crate::model::{Access, DevNum, NodePath};
@@ -123,7 +123,9 @@ impl Fake {
                 }
             }
             Action::Permit { path, grant, .. } => {
-                self.ledger.nodes.get_mut(path).unwrap().grant = *grant;
+                if !torn {
+                    self.ledger.nodes.get_mut(path).unwrap().grant = *grant;
+                }
             }
             Action::Link { path, target } => {
                 self.ledger.links.insert(path.clone(), target.clone());

@@ -1,5 +1,7 @@
 //! The broker is killed before and after each of its effects in turn, and started again: the end is the same each time, and
-//! nothing is left over.
+//! nothing is left over. Under emulation this goes through the first and the last of each kind of effect, in containers that open
+//! what they are given; every single one, with replugs and changes of the configuration, is gone through on the host, where a
+//! history takes a third of a second (`devbroker/tests/root_killed.rs`).
 
 use anyhow::{Result, ensure};
 

@@ -4,6 +4,7 @@ use super::State;
 use super::publish::event_of;
 use crate::api::{EventKind, EventView};
 use crate::daemon::host_state::{self, Bound};
+use crate::fail_point;
 use crate::host::alias_links::AliasLinks;
 use crate::model::{AliasName, ContainerKey, ContainerRef, DevNum, Incarnation, Permissions, Role, SysPath};
 use crate::plan::Want;
@@ -215,9 +216,11 @@ impl State {
                 links.roles.insert(member.role, node.clone());
             }
         }
+        fail_point::reached("before", "host-link");
         if let Err(error) = self.folder.set(alias, &links) {
             tracing::warn!(%alias, %error, "alias link");
         }
+        fail_point::reached("after", "host-link");
     }
 
     /// Removes alias links that a stopped daemon left behind.
