@@ -16,8 +16,8 @@ pub use files::SysfsError;
 
 use super::event::{Changed, Properties};
 use super::usb_port;
-use crate::model::{DevKind, HostNode, Incarnation, NodePath, SysDevice, SysPath};
-use files::{attribute, device_path, devnum_at, failed, incarnation_at, link_name, uevent_at};
+use crate::model::{DevKind, DevNum, HostNode, Incarnation, NodePath, SysDevice, SysPath};
+use files::{attribute, device_path, failed, incarnation_at, link_name, link_target, number, uevent_at};
 use patient::Patient;
 use properties::{links, of_device, with_sysfs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -85,6 +85,8 @@ pub struct Reader {
     /// Attributes of the node itself that the configuration asks for, besides those always read.
     wanted: BTreeSet<String>,
     cache: HashMap<SysPath, SysDevice>,
+    /// Directories above devices that are none themselves.
+    folders: HashMap<SysPath, Incarnation>,
     patient: Patient,
     /// The kernel's events up to this number came about before the last scan: nobody can say which removals among them were
     /// missed.
@@ -103,6 +105,7 @@ impl Reader {
             roots,
             wanted: wanted_attributes,
             cache: HashMap::new(),
+            folders: HashMap::new(),
             patient: Patient::default(),
             suspect_until: 0,
         }
@@ -116,6 +119,7 @@ impl Reader {
     /// Forgets a device that went and all below it. Only saves memory: what is remembered is checked before it is used.
     pub fn forget(&mut self, syspath: &SysPath) {
         self.cache.retain(|path, _| !path.is_within(syspath));
+        self.folders.retain(|path, _| !path.is_within(syspath));
     }
 
     /// The node of one device, with the properties of the event that spoke of it, or else those of udev's record.
@@ -209,20 +213,25 @@ impl Reader {
             Some("block") => DevKind::Block,
             Some(_) | None => DevKind::Char,
         };
-        let Some(devnum) = devnum_at(&dir, kind)? else {
-            return Ok(Looked::Nothing);
-        };
         let raw = event.map_or(&uevent, |event| &event.properties);
+        let devnum = match event {
+            // The event is of another device that had this place.
+            Some(event) if self.holder(event.devnum)?.as_ref() != Some(syspath) => {
+                return Ok(Looked::Nothing);
+            }
+            Some(event) => event.devnum,
+            None => match number(raw, kind) {
+                Some(devnum) => devnum,
+                None => return Ok(Looked::Nothing),
+            },
+        };
         let Some(devname) = raw.get("DEVNAME").and_then(|name| name.parse::<NodePath>().ok()) else {
             return Ok(Looked::Nothing);
         };
         let devtype = raw.get("DEVTYPE").cloned();
         let (mode, born) = self.host_node(&devname, devnum);
         let (properties, is_done) = match event {
-            // The event is of another device that had this place.
-            Some(event) if event.devnum != devnum || !self.speaks_of(event, born) => {
-                return Ok(Looked::Nothing);
-            }
+            Some(event) if !self.speaks_of(event, born) => return Ok(Looked::Nothing),
             Some(event) => (event.properties.clone(), true),
             None => {
                 let record = self.record(devnum, born, busy)?;
@@ -258,6 +267,16 @@ impl Reader {
         } else {
             Looked::Pending(node)
         })
+    }
+
+    /// The device that has a number now: the kernel makes this link with the device, and takes it away with it.
+    fn holder(&self, devnum: DevNum) -> Result<Option<SysPath>, SysfsError> {
+        let kind = match devnum.kind {
+            DevKind::Block => "block",
+            DevKind::Char => "char",
+        };
+        let link = format!("dev/{kind}/{}:{}", devnum.major, devnum.minor);
+        Ok(link_target(&self.roots.sys.join(link))?.and_then(|target| device_path(&target)))
     }
 
     /// The node's own directory as a device, without the attributes that belong to this node alone.
@@ -296,9 +315,9 @@ impl Reader {
     /// The devices above, nearest first, up to the PCI function or the top.
     fn ancestors(&mut self, syspath: &SysPath, chain: &mut Vec<SysDevice>) -> Result<(), SysfsError> {
         let mut above = syspath.parent();
-        let mut all_known = false;
+        let mut seen = Seen::default();
         while let Some(at) = above {
-            if let Some(device) = self.ancestor(&at, &mut all_known)? {
+            if let Some(device) = self.ancestor(&at, &mut seen)? {
                 let is_controller = device.subsystem.as_deref() == Some("pci");
                 chain.push(device);
                 if is_controller {
@@ -311,36 +330,43 @@ impl Reader {
     }
 
     /// The device at `at`, or `None` where that is only a folder.
-    fn ancestor(&mut self, at: &SysPath, all_known: &mut bool) -> Result<Option<SysDevice>, SysfsError> {
+    fn ancestor(&mut self, at: &SysPath, seen: &mut Seen) -> Result<Option<SysDevice>, SysfsError> {
         let dir = self.path(at);
-        let known = self.cache.get(at);
-        if *all_known {
-            if let Some(known) = known {
-                let driver = match &known.driver {
-                    Some(driver) => Some(driver.clone()),
-                    // It may have been read before the driver took it.
-                    None if known.subsystem.is_some() => link_name(&dir.join("driver"))?,
-                    None => None,
-                };
-                return Ok(Some(SysDevice {
-                    driver,
-                    ..known.clone()
-                }));
-            }
-        }
-        let Some(incarnation) = incarnation_at(&dir)? else {
+        if seen.same && self.folders.contains_key(at) {
             return Ok(None);
+        }
+        let known = self.cache.get(at);
+        let incarnation = match known {
+            Some(known) if seen.same => known.incarnation,
+            Some(_) | None => match incarnation_at(&dir)? {
+                Some(incarnation) => incarnation,
+                None => return Ok(None),
+            },
         };
         if let Some(known) = known.filter(|known| known.incarnation == incarnation) {
-            // A directory that is still the same has only such above it. Its driver, though, may have changed: not that of
-            // those further up, since a driver takes along what hangs below when it goes.
-            *all_known = true;
+            // The driver of the first may have changed: not that of those further up, since a driver takes along what hangs
+            // below when it goes; but one may have come.
+            let driver = match &known.driver {
+                Some(driver) if seen.driver => Some(driver.clone()),
+                None if seen.driver && known.subsystem.is_none() => None,
+                Some(_) | None => link_name(&dir.join("driver"))?,
+            };
+            *seen = Seen {
+                same: true,
+                driver: true,
+            };
             return Ok(Some(SysDevice {
-                driver: link_name(&dir.join("driver"))?,
+                driver,
                 ..known.clone()
             }));
         }
+        if self.folders.get(at) == Some(&incarnation) {
+            seen.same = true;
+            return Ok(None);
+        }
         let Some(uevent) = uevent_at(&dir)? else {
+            self.cache.remove(at);
+            self.folders.insert(at.clone(), incarnation);
             return Ok(None);
         };
         let mut device = SysDevice {
@@ -407,15 +433,16 @@ impl Reader {
     }
 
     fn remember(&mut self, chain: &[SysDevice]) {
-        if self.cache.len() + chain.len() > MAX_CACHE {
+        if self.cache.len() + self.folders.len() + chain.len() > MAX_CACHE {
             self.cache.clear();
+            self.folders.clear();
         }
         for device in chain {
-            match self.cache.get_mut(&device.syspath) {
-                Some(known) => known.clone_from(device),
-                None => {
-                    self.cache.insert(device.syspath.clone(), device.clone());
-                }
+            if let Some(known) = self.cache.get_mut(&device.syspath) {
+                known.clone_from(device);
+            } else {
+                self.folders.remove(&device.syspath);
+                self.cache.insert(device.syspath.clone(), device.clone());
             }
         }
     }
@@ -424,7 +451,7 @@ impl Reader {
     fn own_attributes(&self, dir: &Path, own: &mut SysDevice) -> Result<(), SysfsError> {
         let of_role = match own.subsystem.as_deref() {
             Some("video4linux") => Some("index"),
-            Some("block") => Some("partition"),
+            Some("block") if own.devtype.as_deref() != Some("disk") => Some("partition"),
             Some(_) | None => None,
         };
         for name in of_role.into_iter().chain(self.wanted.iter().map(String::as_str)) {
@@ -432,6 +459,15 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What was seen on the way up from a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// A directory is still the one that was read; it has only such above it.
+    same: bool,
+    /// A device of those was asked for its driver.
+    driver: bool,
 }
 
 /// What a look at a directory of sysfs found.

@@ -34,11 +34,10 @@ pub(super) fn incarnation_at(dir: &Path) -> Result<Option<Incarnation>, SysfsErr
     }
 }
 
-pub(super) fn devnum_at(dir: &Path, kind: DevKind) -> Result<Option<DevNum>, SysfsError> {
-    let Some(text) = attribute(&dir.join("dev"))? else {
-        return Ok(None);
-    };
-    Ok(format!("{}{text}", kind.letter()).parse().ok())
+/// The number in a device's own properties.
+pub(super) fn number(properties: &Properties, kind: DevKind) -> Option<DevNum> {
+    let (major, minor) = (properties.get("MAJOR")?, properties.get("MINOR")?);
+    format!("{}{major}:{minor}", kind.letter()).parse().ok()
 }
 
 /// The lines of the `uevent` file; `None` if this is no device.
@@ -80,11 +79,15 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, SysfsError> {
 
 /// The last component of a link's target; `None` if there is no such link.
 pub(super) fn link_name(path: &Path) -> Result<Option<String>, SysfsError> {
+    let target = link_target(path)?;
+    let name = target.as_deref().and_then(Path::file_name);
+    Ok(name.and_then(|name| name.to_str()).map(str::to_owned))
+}
+
+/// Where a link leads; `None` if there is no such link.
+pub(super) fn link_target(path: &Path) -> Result<Option<PathBuf>, SysfsError> {
     match std::fs::read_link(path) {
-        Ok(target) => Ok(target
-            .file_name()
-            .and_then(|name| name.to_str())
-            .map(str::to_owned)),
+        Ok(target) => Ok(Some(target)),
         Err(error) if is_gone(&error) || error.kind() == ErrorKind::InvalidInput => Ok(None),
         Err(error) => Err(failed("read the link", path)(error)),
     }
