@@ -11,6 +11,7 @@ use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath
 use crate::plan::{Placed, Want};
 use crate::policy::{self, AliasRecord, Anchor, Binding, Candidate, Member};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops;
 
 /// A node and the aliases it speaks for.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub(super) struct Came {
 pub(super) struct HostState {
     order: Order,
     nodes: BTreeMap<SysPath, Known>,
+    /// The nodes that speak for each alias: a hot-plug looks at no others.
+    speakers: BTreeMap<AliasName, BTreeSet<SysPath>>,
     bound: BTreeMap<AliasName, Bound>,
     dirty: BTreeSet<AliasName>,
     stamp: u64,
@@ -222,8 +225,46 @@ impl HostState {
             candidates,
             done,
         };
-        self.nodes.insert(syspath, known);
+        self.forget(&syspath);
+        self.know(syspath, known);
         true
+    }
+
+    fn know(&mut self, syspath: SysPath, known: Known) {
+        for candidate in &known.candidates {
+            let speakers = self.speakers.entry(candidate.alias.clone()).or_default();
+            speakers.insert(syspath.clone());
+        }
+        self.nodes.insert(syspath, known);
+    }
+
+    fn forget(&mut self, syspath: &SysPath) -> Option<Known> {
+        let known = self.nodes.remove(syspath)?;
+        for candidate in &known.candidates {
+            if let Some(speakers) = self.speakers.get_mut(&candidate.alias) {
+                speakers.remove(syspath);
+            }
+        }
+        Some(known)
+    }
+
+    /// The nodes that speak for an alias.
+    fn speakers(&self, alias: &AliasName) -> impl Iterator<Item = &Known> {
+        let paths = self.speakers.get(alias).into_iter().flatten();
+        paths.filter_map(|path| self.nodes.get(path))
+    }
+
+    /// The nodes that an anchor can cover: all that lie below it, and of a hub, which has two halves, any.
+    fn within(&self, anchor: &Anchor) -> impl Iterator<Item = &HostNode> {
+        let (from, prefix) = if anchor.hub {
+            (ops::Bound::Unbounded, "")
+        } else {
+            (ops::Bound::Included(&anchor.syspath), anchor.syspath.as_str())
+        };
+        self.nodes
+            .range((from, ops::Bound::Unbounded))
+            .take_while(move |(path, _)| path.as_str().starts_with(prefix))
+            .map(|(_, known)| &known.node)
     }
 
     /// Lets go of a device and all below it. Returns the nodes that went.
@@ -239,7 +280,7 @@ impl HostState {
         gone.iter()
             .filter_map(|path| {
                 self.mark_around(path);
-                self.nodes.remove(path).map(|known| known.node)
+                self.forget(path).map(|known| known.node)
             })
             .collect()
     }
@@ -259,10 +300,12 @@ impl HostState {
 
     /// Looks at every node and alias again, because the configuration is another.
     pub(super) fn reconfigure(&mut self, config: &Config) {
-        for known in self.nodes.values_mut() {
+        self.speakers.clear();
+        for (syspath, mut known) in std::mem::take(&mut self.nodes) {
             known.candidates = policy::candidates(config, &known.node);
             self.dirty
                 .extend(known.candidates.iter().map(|candidate| candidate.alias.clone()));
+            self.know(syspath, known);
         }
         self.stamp += 1;
         self.dirty.extend(config.aliases.keys().cloned());
@@ -283,8 +326,7 @@ impl HostState {
         let mut bindings = BTreeMap::new();
         for alias in &dirty {
             let anchors: Vec<Anchor> = self
-                .nodes
-                .values()
+                .speakers(alias)
                 .flat_map(|known| &known.candidates)
                 .filter(|candidate| candidate.alias == *alias)
                 .map(|candidate| candidate.anchor.clone())
@@ -323,7 +365,7 @@ impl HostState {
                 .get(&alias)
                 .and_then(|alias| alias.primary.as_ref());
             let members = match &binding.bound {
-                Some(anchor) => policy::members(&alias, anchor, primary, &bound, self.nodes()),
+                Some(anchor) => policy::members(&alias, anchor, primary, &bound, self.within(anchor)),
                 None => Vec::new(),
             };
             let members: Vec<_> = members
