@@ -32,6 +32,9 @@ pub(crate) enum CgroupError {
     /// Processes did not go away.
     #[error("processes in cgroup {} survive SIGKILL; see {MOUNT}{}/cgroup.procs, they wait for a device or a file system", .0.display(), .0.display())]
     Undead(PathBuf),
+    /// Processes did not stop where they are.
+    #[error("some processes in cgroup {} do not pause, they wait for a device or a file system; it was left as it was", .0.display())]
+    Restless(PathBuf),
 }
 
 /// A cgroup's path below the mount, beginning with `/`.
@@ -111,28 +114,64 @@ impl Cgroup {
     /// Kills every process in it and below and waits until they are gone; nothing to do if it does not exist.
     pub(crate) fn kill(&self, deadline: Instant) -> Result<(), CgroupError> {
         match fs::write(self.folder().join("cgroup.kill"), "1") {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) if is_gone(&e) => return Ok(()),
             result => result.map_err(self.io("kill"))?,
         }
-        // The kernel raises POLLPRI on this file when "populated" changes (cgroups(7)); each read takes note of the
-        // present value, so that no change between read and poll is lost.
-        let path = self.folder().join("cgroup.events");
-        let events = fs::File::open(&path).map_err(self.io("watch"))?;
+        // What is paused dies as well; this lets nothing stay in between. It may be gone already.
+        self.set_frozen(false).ok();
+        match self.wait_for("populated 0", deadline)? {
+            Wait::Ready => Ok(()),
+            Wait::TimedOut => Err(CgroupError::Undead(self.0.clone())),
+        }
+    }
+
+    /// Stops every process in it and below where it is, or lets them go on; waits until that is so.
+    pub(crate) fn freeze(&self, frozen: bool, deadline: Instant) -> Result<(), CgroupError> {
+        self.set_frozen(frozen)?;
+        match self.wait_for(if frozen { "frozen 1" } else { "frozen 0" }, deadline)? {
+            Wait::Ready => Ok(()),
+            Wait::TimedOut => {
+                self.set_frozen(!frozen)?;
+                Err(CgroupError::Restless(self.0.clone()))
+            }
+        }
+    }
+
+    /// The same without waiting.
+    pub(crate) fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        let value = if frozen { "1" } else { "0" };
+        fs::write(self.folder().join("cgroup.freeze"), value).map_err(self.io("freeze"))
+    }
+
+    /// Whether it was frozen, here and not from within it.
+    pub(crate) fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.folder().join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Waits until `cgroup.events` has a line; a cgroup that is removed meanwhile has every line.
+    fn wait_for(&self, line: &str, deadline: Instant) -> Result<Wait, CgroupError> {
+        // The kernel raises POLLPRI on this file when a value changes (cgroups(7)); each read takes note of the present
+        // value, so that no change between read and poll is lost.
+        let events = match fs::File::open(self.folder().join("cgroup.events")) {
+            Err(e) if is_gone(&e) => return Ok(Wait::Ready),
+            result => result.map_err(self.io("watch"))?,
+        };
         loop {
             let mut text = String::new();
             let mut from_start = &events;
-            io::Seek::rewind(&mut from_start).map_err(self.io("watch"))?;
-            match io::Read::read_to_string(&mut from_start, &mut text) {
-                // ENODEV: someone else removed the cgroup, which had to be empty for that.
-                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => return Ok(()),
+            let read = io::Seek::rewind(&mut from_start)
+                .and_then(|()| io::Read::read_to_string(&mut from_start, &mut text));
+            match read {
+                // Someone else removed the cgroup, which had to be empty for that.
+                Err(e) if is_gone(&e) => return Ok(Wait::Ready),
                 result => result.map_err(self.io("watch"))?,
             };
-            if text.lines().any(|line| line == "populated 0") {
-                return Ok(());
+            if text.lines().any(|found| found == line) {
+                return Ok(Wait::Ready);
             }
             if wait_for(events.as_fd(), PollFlags::PRI, deadline).map_err(self.io("watch"))? == Wait::TimedOut
             {
-                return Err(CgroupError::Undead(self.0.clone()));
+                return Ok(Wait::TimedOut);
             }
         }
     }
@@ -141,6 +180,12 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
         remove_tree(&self.folder()).map_err(self.io("remove"))
     }
+}
+
+/// Whether an error says that a cgroup was removed, before its file was opened or after.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 /// Where a run lives and who made that place.

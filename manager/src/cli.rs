@@ -2,6 +2,7 @@
 
 use crate::account::Wanted;
 use crate::definition::Edit;
+use crate::signal::AnySignal;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use devbroker::model::{AliasName, ContainerName};
@@ -12,6 +13,9 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "ctm", version, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// If another command is at work on the container, fail instead of waiting for it.
+    #[arg(long, global = true)]
+    pub(crate) no_wait: bool,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -23,7 +27,17 @@ pub(crate) enum Verb {
     /// Start a container and wait until its first process runs.
     Start(Start),
     /// Shut a container down and wait until it is gone.
-    Stop(Name),
+    Stop(Stop),
+    /// Shut a container down, if it runs, and start it.
+    Restart(Stop),
+    /// End everything in a container at once, or send its first process a signal.
+    Kill(Kill),
+    /// Stop all processes of a container where they are.
+    Pause(Name),
+    /// Let the processes of a paused container go on.
+    Resume(Name),
+    /// Wait until a container ends; the exit code of its first process becomes ours.
+    Wait(Name),
     /// Run a command in a running container; its exit code becomes ours.
     Exec(Exec),
     /// A login shell in a running container.
@@ -104,6 +118,24 @@ pub(crate) struct Start {
     /// Show what would be done and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// How long it may take to shut down; then it is killed. Otherwise as its definition says.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=3600))]
+    pub(crate) timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Only this signal, to its first process alone: a name or a number.
+    #[arg(short, long)]
+    pub(crate) signal: Option<AnySignal>,
 }
 
 #[derive(Debug, Args)]

@@ -136,6 +136,12 @@ impl RunFolder {
         self.0.join("pid")
     }
 
+    /// How many seconds the container has for shutting down, where that was said; that it is there says that its end is
+    /// wanted.
+    pub(crate) fn stop_within(&self) -> PathBuf {
+        self.0.join("stop-within")
+    }
+
     /// Where crun writes its errors.
     pub(crate) fn crun_log(&self) -> PathBuf {
         self.0.join("crun.log")

@@ -9,15 +9,32 @@ use devbroker::model::ContainerName;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// A lock that cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot lock {}: {source}; ctm has to run as root", .path.display())]
-pub(crate) struct LockError {
-    path: PathBuf,
-    source: io::Error,
+pub(crate) enum LockError {
+    /// The file cannot be used.
+    #[error("cannot lock {}: {source}; ctm has to run as root", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// Another command has it, and waiting was not wanted.
+    #[error("{holder} is at work on container {name}; it was not waited for")]
+    Held { name: ContainerName, holder: String },
+}
+
+/// How long a command waits for another before it says so.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Whether commands that find another at work on a container fail instead of waiting: what `--no-wait` says.
+static IMPATIENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on a lock that another command has is an error.
+pub(crate) fn do_not_wait() {
+    IMPATIENT.store(true, Ordering::Relaxed);
 }
 
 /// A held lock.
@@ -31,6 +48,7 @@ fn open(layout: &Layout, folder: &str, file: &str) -> Result<(File, PathBuf), Lo
         .and_then(|()| atomic::folder(&folder, 0o700))
         .and_then(|()| {
             File::options()
+                .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
@@ -38,7 +56,7 @@ fn open(layout: &Layout, folder: &str, file: &str) -> Result<(File, PathBuf), Lo
         });
     match made {
         Ok(file) => Ok((file, path)),
-        Err(source) => Err(LockError { path, source }),
+        Err(source) => Err(LockError::Io { path, source }),
     }
 }
 
@@ -49,7 +67,7 @@ fn wait(layout: &Layout, folder: &str, file: &str) -> Result<Lock, LockError> {
             Ok(()) => return Ok(Lock(file)),
             Err(Errno::INTR) => {}
             Err(e) => {
-                return Err(LockError {
+                return Err(LockError::Io {
                     path,
                     source: e.into(),
                 });
@@ -58,9 +76,68 @@ fn wait(layout: &Layout, folder: &str, file: &str) -> Result<Lock, LockError> {
     }
 }
 
-/// Waits for the lock of commands that change a container.
+/// Takes the lock of commands that change a container. If another has it, says after a moment which, and waits for it.
 pub(crate) fn verb(layout: &Layout, name: &ContainerName) -> Result<Lock, LockError> {
-    wait(layout, ".verb", name.as_str())
+    let (file, path) = open(layout, ".verb", name.as_str())?;
+    let failed = |source: io::Error| LockError::Io { path, source };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) if IMPATIENT.load(Ordering::Relaxed) => {
+            return Err(LockError::Held {
+                name: name.clone(),
+                holder: holder(&file),
+            });
+        }
+        Err(Errno::WOULDBLOCK) => wait_aloud(&file, name).map_err(failed)?,
+        Err(e) => return Err(failed(e.into())),
+    }
+    // For those that wait; that it cannot be said is no reason not to go on.
+    file.set_len(0)
+        .and_then(|()| write!(&file, "{}", std::process::id()))
+        .ok();
+    Ok(Lock(file))
+}
+
+fn wait_aloud(file: &File, name: &ContainerName) -> io::Result<()> {
+    let (done, waiting) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // The channel is closed as soon as we have the lock.
+            if waiting.recv_timeout(MOMENT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let holder = holder(file);
+                writeln!(
+                    io::stderr(),
+                    "ctm: {holder} is at work on container {name}; waiting for it"
+                )
+                .ok();
+            }
+        });
+        let locked = loop {
+            match flock(file, FlockOperation::LockExclusive) {
+                Err(Errno::INTR) => {}
+                result => break result,
+            }
+        };
+        drop(done);
+        Ok(locked?)
+    })
+}
+
+/// Who has a lock: the command line of the process that has written its number there.
+fn holder(mut file: &File) -> String {
+    let mut number = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut number));
+    let line = read
+        .ok()
+        .and_then(|_| number.trim().parse::<u32>().ok())
+        .and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
+    match line {
+        Some(line) => {
+            let words = String::from_utf8_lossy(&line).replace('\0', " ");
+            format!("`{}` (process {})", words.trim(), number.trim())
+        }
+        None => "another command".into(),
+    }
 }
 
 /// Waits for the lock under which host ids are chosen.
@@ -74,7 +151,7 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName) -> Result<Option<Lock>,
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(Lock(file))),
         Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(e) => Err(LockError {
+        Err(e) => Err(LockError::Io {
             path,
             source: e.into(),
         }),

@@ -60,12 +60,20 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code.into(),
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => verbs::Code::Failed.into(),
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
             writeln!(io::stderr(), "ctm: {}", verbs::reason(&error)).ok();
             verbs::Code::of(&error).into()
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Under the name `ctm-generator` systemd runs us, with its three folders; units of ordinary precedence go into the first.

@@ -8,16 +8,78 @@ const RTMIN: i32 = 34;
 /// The last one.
 const RTMAX: i32 = 64;
 
-const NAMES: [(&str, i32); 8] = [
+/// The names of `signal(7)` on the machines that Debian's kernels run on, but alpha, mips and sparc.
+const NAMES: [(&str, i32); 31] = [
     ("SIGHUP", 1),
     ("SIGINT", 2),
     ("SIGQUIT", 3),
+    ("SIGILL", 4),
+    ("SIGTRAP", 5),
+    ("SIGABRT", 6),
+    ("SIGBUS", 7),
+    ("SIGFPE", 8),
     ("SIGKILL", 9),
     ("SIGUSR1", 10),
+    ("SIGSEGV", 11),
     ("SIGUSR2", 12),
+    ("SIGPIPE", 13),
+    ("SIGALRM", 14),
     ("SIGTERM", 15),
+    ("SIGSTKFLT", 16),
+    ("SIGCHLD", 17),
+    ("SIGCONT", 18),
+    ("SIGSTOP", 19),
+    ("SIGTSTP", 20),
+    ("SIGTTIN", 21),
+    ("SIGTTOU", 22),
+    ("SIGURG", 23),
+    ("SIGXCPU", 24),
+    ("SIGXFSZ", 25),
+    ("SIGVTALRM", 26),
+    ("SIGPROF", 27),
+    ("SIGWINCH", 28),
+    ("SIGIO", 29),
     ("SIGPWR", 30),
+    ("SIGSYS", 31),
 ];
+
+/// Those that can ask an init to shut down.
+const STOPPING: [i32; 8] = [1, 2, 3, 9, 10, 12, 15, 30];
+
+/// The number of a signal's full name.
+fn number(text: &str) -> Option<i32> {
+    let number = match text.strip_prefix("SIGRTMIN") {
+        Some("") => RTMIN,
+        Some(offset) => RTMIN + i32::from(offset.strip_prefix('+')?.parse::<u8>().ok()?),
+        None => NAMES.iter().find(|(name, _)| *name == text)?.1,
+    };
+    (number <= RTMAX).then_some(number)
+}
+
+/// Any signal, as `ctm kill` takes it: a number, or a name in any case, with or without `SIG`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AnySignal(i32);
+
+impl AnySignal {
+    /// The kernel's number.
+    pub(crate) const fn number(self) -> i32 {
+        self.0
+    }
+}
+
+impl FromStr for AnySignal {
+    type Err = SignalError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.to_ascii_uppercase();
+        let name = name.strip_prefix("SIG").unwrap_or(&name);
+        let typed = text.parse().ok().filter(|number| (1..=RTMAX).contains(number));
+        typed
+            .or_else(|| number(&format!("SIG{name}")))
+            .map(Self)
+            .ok_or_else(|| SignalError(text.chars().take(40).collect()))
+    }
+}
 
 /// The signal that asks an init to shut its system down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,25 +120,10 @@ impl FromStr for StopSignal {
     type Err = SignalError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || SignalError(text.chars().take(40).collect());
-        let named = |text: &str| {
-            NAMES
-                .iter()
-                .find(|(name, _)| *name == text)
-                .map(|(_, number)| *number)
-        };
-        let number = match text.strip_prefix("SIGRTMIN") {
-            Some("") => Some(RTMIN),
-            Some(offset) => offset
-                .strip_prefix('+')
-                .and_then(|offset| offset.parse::<u8>().ok())
-                .map(|offset| RTMIN + i32::from(offset)),
-            None => named(text),
-        };
-        number
-            .filter(|number| *number <= RTMAX)
+        number(text)
+            .filter(|number| *number >= RTMIN || STOPPING.contains(number))
             .map(Self)
-            .ok_or_else(error)
+            .ok_or_else(|| SignalError(text.chars().take(40).collect()))
     }
 }
 
@@ -118,6 +165,23 @@ mod tests {
             "SIGSTOP",
         ] {
             assert!(bad.parse::<StopSignal>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_signal() {
+        for (text, number) in [
+            ("9", 9),
+            ("kill", 9),
+            ("SIGSTOP", 19),
+            ("rtmin+3", 37),
+            ("Hup", 1),
+            ("64", 64),
+        ] {
+            assert_eq!(text.parse::<AnySignal>().unwrap().number(), number);
+        }
+        for bad in ["", "0", "65", "-9", "SIG", "none", "SIG9"] {
+            assert!(bad.parse::<AnySignal>().is_err(), "{bad}");
         }
     }
 

@@ -2,15 +2,15 @@
 
 use crate::atomic;
 use crate::cgroup::Cgroup;
-use crate::layout::RunFolder;
+use crate::layout::{Layout, RunFolder};
 use crate::plan::Step;
-use crate::process::ProcessId;
-use devbroker::model::InstanceId;
+use crate::process::{Ending, ProcessId};
+use devbroker::model::{ContainerName, InstanceId};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +22,6 @@ pub(crate) enum Phase {
     Running,
     /// It is being shut down.
     Stopping,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Stopping => "stopping",
-        })
-    }
 }
 
 /// The run of a container.
@@ -46,8 +36,58 @@ pub(crate) struct State {
     pub(crate) init: Option<ProcessId>,
     /// How far it is.
     pub(crate) phase: Phase,
+    /// When it was up: seconds since 1970.
+    #[serde(default)]
+    pub(crate) since: Option<u64>,
     /// All its steps, whether taken or not.
     pub(crate) steps: Vec<Step>,
+}
+
+/// How the last run of a container ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Last {
+    /// Which run.
+    pub(crate) instance: InstanceId,
+    /// How its first process ended.
+    pub(crate) ending: Ending,
+    /// Whether it was asked to.
+    pub(crate) asked: bool,
+    /// When: seconds since 1970.
+    pub(crate) at: u64,
+}
+
+/// The folder of such records, one for each container.
+const ENDED: &str = ".ended";
+
+impl Last {
+    /// How the container's last run ended, if it had one since the machine was booted.
+    pub(crate) fn read(layout: &Layout, name: &ContainerName) -> Option<Self> {
+        let bytes = fs::read(layout.beside(ENDED, name)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Writes it down.
+    pub(crate) fn write(&self, layout: &Layout, name: &ContainerName) -> io::Result<()> {
+        let path = layout.beside(ENDED, name);
+        if let Some(folder) = path.parent() {
+            atomic::folder(folder, 0o700)?;
+        }
+        atomic::write(&path, &serde_json::to_vec(self)?, 0o600)
+    }
+
+    /// Forgets it.
+    pub(crate) fn forget(layout: &Layout, name: &ContainerName) {
+        // The next boot does.
+        fs::remove_file(layout.beside(ENDED, name)).ok();
+    }
+}
+
+/// The time now, in seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// A state that cannot be read or written.

@@ -6,13 +6,13 @@ use crate::console::Console;
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
 use crate::hooks::{HookError, Hooks, Turn};
-use crate::layout::Layout;
+use crate::layout::{Layout, RunFolder};
 use crate::lock::{self, LockError};
 use crate::plan;
 use crate::process::{Ending, ProcessId, ending_of};
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
-use crate::state::{Phase, State, StateError};
+use crate::state::{self, Last, Phase, State, StateError};
 use crate::{atomic, sys};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -99,6 +99,7 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
         supervisor: ProcessId::own().map_err(failed("look at this process"))?,
         init: None,
         phase: Phase::Starting,
+        since: None,
         steps,
     };
     state.write(&folder)?;
@@ -192,6 +193,7 @@ impl Supervisor<'_> {
         let (Some(init), Some(held)) = (self.state.init, held) else {
             return Err(StepError::Gone(folder.crun_log()).into());
         };
+        self.state.since = Some(state::now());
         self.enter_phase(Phase::Running)?;
         let hooks = Hooks::new(self.layout, self.name);
         hooks.first_boot(&mut self.console)?;
@@ -245,6 +247,16 @@ impl Supervisor<'_> {
                     .map_err(failed("read the container's output"))?;
                 let ending = ending_of(init);
                 tracing::info!(container = %self.name, "the first process {ending}");
+                let asked = asked || self.layout.run_of(self.name).stop_within().exists();
+                let last = Last {
+                    instance: self.state.instance.clone(),
+                    ending,
+                    asked,
+                    at: state::now(),
+                };
+                if let Err(error) = last.write(self.layout, self.name) {
+                    tracing::warn!(container = %self.name, %error, "cannot write down how it ended");
+                }
                 return Ok(if asked {
                     Ended::Asked
                 } else {
@@ -282,7 +294,11 @@ impl Supervisor<'_> {
     /// for.
     fn ask_to_stop(&mut self, init: &OwnedFd) -> Result<Instant, RunError> {
         let signal = self.definition.stop_signal;
-        let timeout = self.definition.stop_timeout;
+        let timeout = stop_within(&self.layout.run_of(self.name)).unwrap_or(self.definition.stop_timeout);
+        // One that is paused hears nothing.
+        if let Some(cgroup) = self.state.container_cgroup() {
+            cgroup.set_frozen(false)?;
+        }
         // Nobody may be listening any more, and /run may be full; neither keeps the container from being stopped.
         if let Err(error) = self.enter_phase(Phase::Stopping) {
             tracing::warn!(container = %self.name, %error);
@@ -309,6 +325,12 @@ impl Supervisor<'_> {
         send(init, signal.number())?;
         Ok(Instant::now() + timeout)
     }
+}
+
+/// How long the container has for shutting down, where that was said when it was asked to.
+fn stop_within(folder: &RunFolder) -> Option<Duration> {
+    let text = fs::read_to_string(folder.stop_within()).ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Signals the first process; that it has just ended is no fault.

@@ -69,7 +69,7 @@ fn on_a_terminal() {
          typist '?/dev/pts/' -- ctm exec box -- sh -c 'tty; : </dev/tty; exit 9'\n\
          echo x | ctm exec -t box -- sh -c 'cat; tty' | grep -c -e ^x -e /dev/pts\n\
          typist '?# ' '!stty size; echo $0 $HOME\\n' '?40 100' '?/root' '=50,132' '!stty size\\n' '?50 132' \
-            '!sleep 1000 &\\n' '!jobs\\n' '?Running' '!echo h$((1))t; cat\\n' '?h1t' '!\\x03' '?^C' '?# ' '!exit 5\\n' -- ctm enter box\n\
+            '!sleep 1000 &\\n' '!jobs\\n' '?Running' '!(echo h$((1))t; exec cat)\\n' '?h1t' '!\\x03' '?^C' '?# ' '!exit 5\\n' -- ctm enter box\n\
          typist '?$ ' '!id -u; tty; : </dev/tty && echo o$((1))n\\n' '?1000' '?pts' '?o1n' '!exit\\n' -- ctm enter -u ann box\n\
          typist '?Password' '!secret\\n' '?got 6' -- ctm exec box -- sh -c 'stty -echo; echo Password:; read x; stty echo; echo got ${#x}'\n\
          for signal in 1 15; do\n\

@@ -4,6 +4,7 @@ use super::LoadError;
 use crate::entry::EntryError;
 use crate::failure::Failure;
 use crate::ids::NoFreeIds;
+use crate::lock::LockError;
 use crate::runner::StepError;
 use crate::supervisor::RunError;
 use devbroker::model::ContainerName;
@@ -18,6 +19,8 @@ pub(crate) enum Code {
     Failed,
     /// There is no such container.
     Unknown,
+    /// Another command is at work on it.
+    Locked,
     /// A command cannot be run in the container.
     CannotRun,
     /// A command's own code.
@@ -38,10 +41,11 @@ pub(crate) enum Code {
 
 impl Code {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: &'static [Self] = &[
         Self::Done,
         Self::Failed,
         Self::CannotRun,
+        Self::Locked,
         Self::Unknown,
         Self::NoResources,
         Self::NotRunning,
@@ -58,6 +62,7 @@ impl Code {
             Self::Failed => 1,
             Self::NoResources => 6,
             Self::CannotRun => 8,
+            Self::Locked => 9,
             Self::Command(code) => code,
             Self::Unknown => 14,
             Self::NotRunning => 31,
@@ -71,7 +76,8 @@ impl Code {
     /// The code of this number.
     fn numbered(number: u8) -> Self {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|code| code.number() == number)
             .unwrap_or(Self::Failed)
     }
@@ -87,6 +93,9 @@ impl Code {
         }
         if cause.is::<NoFreeIds>() {
             return Some(Self::NoResources);
+        }
+        if let Some(LockError::Held { .. }) = cause.downcast_ref() {
+            return Some(Self::Locked);
         }
         if cause.is::<EntryError>() {
             return Some(Self::CannotRun);
@@ -132,6 +141,8 @@ impl From<Code> for ExitCode {
 pub(crate) enum Refused {
     #[error("container {0} does not run; `ctm start {0}` starts it")]
     NotRunning(ContainerName),
+    #[error("container {0} is paused; `ctm resume {0}` lets it go on")]
+    Paused(ContainerName),
     #[error("container {name} is {phase} already")]
     Running { name: ContainerName, phase: String },
     #[error("cannot start container {name}: {}", .failure.reason)]
@@ -147,7 +158,7 @@ impl Refused {
     fn code(&self) -> Code {
         match self {
             Self::Failed { failure, .. } => Code::numbered(failure.code),
-            Self::NotRunning(_) => Code::NotRunning,
+            Self::NotRunning(_) | Self::Paused(_) => Code::NotRunning,
             Self::Running { .. } => Code::Running,
             Self::Exists { .. } => Code::Exists,
         }

@@ -2,6 +2,7 @@
 
 use super::{Code, Condition, stop};
 use crate::layout::Layout;
+use crate::state::Last;
 use crate::{broker, cli, definitions, failure, hooks, lock, service, store};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
@@ -22,12 +23,15 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         definitions::load(layout, name)?;
     }
     if let Condition::Supervised(state) = Condition::of(layout, name)? {
-        bail!("container {name} is {}; `ctm stop {name}` stops it", state.phase);
+        bail!(
+            "container {name} is {}; `ctm stop {name}` stops it",
+            super::phase(&state)
+        );
     }
     if !arguments.yes && !confirmed(layout, arguments)? {
         bail!("container {name} was kept");
     }
-    stop::halt(layout, name)?;
+    stop::halt(layout, name, None)?;
     // The definition goes first: whatever is left without one is swept by the next create or destroy of that name.
     match fs::remove_file(&path) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -49,6 +53,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
     // Remarks of earlier runs; /run is emptied at the next boot anyway.
     failure::forget(layout, name).ok();
     fs::remove_file(layout.beside(".log", name)).ok();
+    Last::forget(layout, name);
     if service::is_available() {
         service::forget_failure(name)?;
     }

@@ -34,6 +34,9 @@ pub(super) fn enter(layout: &Layout, arguments: &cli::Enter) -> Result<Code> {
 
 fn run(layout: &Layout, name: &ContainerName, request: &Request) -> Result<Code> {
     let state = running(layout, name)?;
+    if super::is_paused(&state) {
+        return Err(Refused::Paused(name.clone()).into());
+    }
     Ok(Code::Command(entry::run(layout, name, &state, request)?.code()))
 }
 

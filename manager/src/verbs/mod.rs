@@ -6,6 +6,7 @@ mod create;
 mod destroy;
 mod exec;
 pub(crate) mod generate;
+mod pause;
 mod show;
 mod start;
 mod stop;
@@ -13,6 +14,7 @@ mod stop;
 pub(crate) use code::Code;
 use code::Refused;
 
+use crate::cgroup::Cgroup;
 use crate::clean;
 use crate::cli::{self, Cli, Verb};
 use crate::definitions::LoadError;
@@ -38,6 +40,21 @@ pub(crate) fn reason(error: &anyhow::Error) -> String {
         }
         text
     })
+}
+
+/// Whether its processes were stopped where they are.
+fn is_paused(state: &State) -> bool {
+    state.container_cgroup().is_some_and(Cgroup::is_frozen)
+}
+
+/// How far a run is, for people.
+fn phase(state: &State) -> &'static str {
+    match state.phase {
+        Phase::Starting => "starting",
+        Phase::Running if is_paused(state) => "paused",
+        Phase::Running => "running",
+        Phase::Stopping => "stopping",
+    }
 }
 
 /// What a container is doing.
@@ -80,10 +97,18 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("ctm has to run as root");
     }
+    if cli.no_wait {
+        lock::do_not_wait();
+    }
     match cli.verb {
         Verb::Create(arguments) => create::run(layout, &arguments),
         Verb::Start(arguments) => start::run(layout, &arguments),
-        Verb::Stop(arguments) => stop::run(layout, &arguments.name),
+        Verb::Stop(arguments) => stop::stop(layout, &arguments),
+        Verb::Restart(arguments) => stop::restart(layout, &arguments),
+        Verb::Kill(arguments) => stop::kill(layout, &arguments),
+        Verb::Pause(arguments) => pause::pause(layout, &arguments.name),
+        Verb::Resume(arguments) => pause::resume(layout, &arguments.name),
+        Verb::Wait(arguments) => pause::wait(layout, &arguments.name),
         Verb::Exec(arguments) => exec::exec(layout, &arguments),
         Verb::Enter(arguments) => exec::enter(layout, &arguments),
         Verb::List(arguments) => show::list(layout, &arguments),

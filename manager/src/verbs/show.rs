@@ -37,7 +37,7 @@ impl View {
         let condition = Condition::of(layout, name)?;
         let (state, run) = match &condition {
             Condition::Stopped => ("stopped".into(), None),
-            Condition::Supervised(run) => (run.phase.to_string(), Some(run)),
+            Condition::Supervised(run) => (super::phase(run).into(), Some(run)),
             Condition::Abandoned(run) => ("abandoned".into(), Some(run)),
         };
         let filter = run.and_then(|run| {

@@ -29,10 +29,16 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
         }
         return Ok(Code::Done);
     }
+    up(layout, name)?;
+    Ok(Code::Done)
+}
+
+/// Starts a container that does not run. The caller holds the lock.
+pub(super) fn up(layout: &Layout, name: &ContainerName) -> Result<()> {
     if let Condition::Supervised(state) = Condition::of(layout, name)? {
         return Err(Refused::Running {
             name: name.clone(),
-            phase: state.phase.to_string(),
+            phase: super::phase(&state).into(),
         }
         .into());
     }
@@ -51,8 +57,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
         }
         .into(),
         None => error.context(format!("cannot start container {name}")),
-    })?;
-    Ok(Code::Done)
+    })
 }
 
 /// Starts a supervisor that outlives us, and waits until it says that the container runs or ends.
