@@ -3,7 +3,8 @@
 
 use anyhow::{Result, ensure};
 
-use crate::vm::{Broker, Container, Controller, Job, Lab, Printer, Users, Vm};
+use super::taken_number::TakenNumber;
+use crate::vm::{Job, Lab, Users, Vm};
 
 const CONFIGURATION: &str = r#"
 [alias.printer]
@@ -29,13 +30,8 @@ fn with(vm: &Vm, users: Users) -> Result<()> {
         Users::Own => "EACCES",
         Users::Host => "EPERM",
     };
-    let printer = Printer::new(vm, "laserjet", "LJ1018", 0)?;
-    let other = Printer::new(vm, "another", "OTHER", 1)?;
-    let container = Container::create(vm, "box", users)?;
-    let _broker = Broker::start(vm, CONFIGURATION)?;
-    container.start()?;
-    printer.plug(Controller::First)?;
-    container.ok("probe wait-path /dev/usb/lp0")?;
+    let number = TakenNumber::begin(vm, users, CONFIGURATION)?;
+    let container = &number.container;
     ensure!(container.open("/dev/usb/lp0")? == "ok char 180:0 666 0:7");
     container.ok("mkdir -p /dev/deep/down; ln /dev/usb/lp0 /dev/deep/down/kept")?;
     let kept = vm.start_job("exec ctm exec box -- probe hold-opath /dev/usb/lp0 >/run/kept")?;
@@ -44,14 +40,7 @@ fn with(vm: &Vm, users: Users) -> Result<()> {
         "a descriptor opens while the device is there"
     );
 
-    printer.unplug()?;
-    container.ok("probe wait-path --gone /dev/usb/lp0")?;
-    let taken = other.plug(Controller::Second)?;
-    ensure!(taken.node("/dev/usb/lp")? == "/dev/usb/lp0", "{taken:?}");
-    ensure!(
-        vm.ok("probe open /dev/usb/lp0")?.starts_with("ok char 180:0"),
-        "the host may"
-    );
+    number.take()?;
     ensure!(container.open("/dev/usb/lp0")? == "ENOENT");
     ensure!(
         container.open("/dev/deep/down/kept")? == "ENOENT",
@@ -61,9 +50,7 @@ fn with(vm: &Vm, users: Users) -> Result<()> {
     ensure!(outcome.starts_with(refused), "{outcome}");
 
     // The printer returns as lp1; what was kept is still worth nothing.
-    let again = printer.plug(Controller::First)?;
-    ensure!(again.node("/dev/usb/lp")? == "/dev/usb/lp1", "{again:?}");
-    container.ok("probe wait-path /dev/usb/lp1")?;
+    number.return_as_lp1()?;
     ensure!(container.open("/dev/usb/lp1")? == "ok char 180:1 666 0:7");
     let outcome = reopen(vm, &kept, 3)?;
     ensure!(outcome.starts_with(refused), "{outcome}");

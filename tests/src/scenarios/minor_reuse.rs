@@ -3,7 +3,8 @@
 
 use anyhow::{Result, ensure};
 
-use crate::vm::{Broker, Container, Controller, Lab, Printer, Users, Vm};
+use super::taken_number::TakenNumber;
+use crate::vm::{Container, Lab, Users, Vm};
 
 const CONFIGURATION: &str = r#"
 [alias.printer]
@@ -23,25 +24,13 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
 }
 
 fn with(vm: &Vm, users: Users) -> Result<()> {
-    let printer = Printer::new(vm, "laserjet", "LJ1018", 0)?;
-    let other = Printer::new(vm, "another", "OTHER", 1)?;
-    let container = Container::create(vm, "box", users)?;
-    let _broker = Broker::start(vm, CONFIGURATION)?;
-    container.start()?;
-    printer.plug(Controller::First)?;
-    container.ok("probe wait-path /dev/usb/lp0")?;
+    let number = TakenNumber::begin(vm, users, CONFIGURATION)?;
+    let container = &number.container;
     ensure!(container.open("/dev/printer")?.starts_with("ok char 180:0"));
 
-    printer.unplug()?;
-    container.ok("probe wait-path --gone /dev/usb/lp0")?;
-    let taken = other.plug(Controller::Second)?;
-    ensure!(taken.node("/dev/usb/lp")? == "/dev/usb/lp0", "{taken:?}");
+    number.take()?;
     vm.ok(&format!("mknod -m 666 {}/planted c 180 0", container.dev()))?;
-    refused(&container, "/dev/planted", 0)?;
-    ensure!(
-        vm.ok("probe open /dev/usb/lp0")?.starts_with("ok char 180:0"),
-        "the host may"
-    );
+    refused(container, "/dev/planted", 0)?;
     ensure!(
         vm.ok(&format!("probe open {}/planted", container.dev()))?
             .starts_with("ok char 180:0"),
@@ -51,22 +40,19 @@ fn with(vm: &Vm, users: Users) -> Result<()> {
     match users {
         Users::Host => {
             ensure!(made.trim_end() == "ok", "{made}");
-            refused(&container, "/tmp/made", 0)?;
+            refused(container, "/tmp/made", 0)?;
         }
         Users::Own => ensure!(made.trim_end() == "EPERM", "{made}"),
     }
 
     // The printer comes back under another number: that one opens, the old one still does not.
-    let again = printer.plug(Controller::First)?;
-    ensure!(again.node("/dev/usb/lp")? == "/dev/usb/lp1", "{again:?}");
-    container.ok("probe wait-path /dev/usb/lp1")?;
+    number.return_as_lp1()?;
     ensure!(container.open("/dev/printer")?.starts_with("ok char 180:1"));
-    refused(&container, "/dev/planted", 0)?;
+    refused(container, "/dev/planted", 0)?;
     // And once it is gone again, its last number is refused as well.
-    printer.unplug()?;
-    container.ok("probe wait-path --gone /dev/usb/lp1")?;
+    number.unplug("/dev/usb/lp1")?;
     vm.ok(&format!("mknod -m 666 {}/planted1 c 180 1", container.dev()))?;
-    refused(&container, "/dev/planted1", 1)?;
+    refused(container, "/dev/planted1", 1)?;
     container.destroy()
 }
 

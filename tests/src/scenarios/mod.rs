@@ -34,6 +34,7 @@ mod rule_alias;
 mod serial_stick;
 mod slow_udev;
 mod stopped_then_started;
+mod taken_number;
 mod usb_fixtures;
 mod varlink_cli;
 
