@@ -48,6 +48,30 @@ impl Cgroup {
         &self.0
     }
 
+    /// One by its path, as [`Cgroup::path`] has it.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// All processes in it and below, in the host's numbers. What comes and goes meanwhile may be missed.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder()];
+        while let Some(folder) = folders.pop() {
+            // A threaded cgroup names its processes in the one above.
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+            folders.extend(
+                below
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+        found.sort_unstable();
+        found
+    }
+
     /// One directly below this.
     pub(crate) fn below(&self, name: &str) -> Self {
         Self(self.0.join(name))
@@ -246,9 +270,19 @@ pub(crate) fn leave() -> Result<(), CgroupError> {
 
 /// This process' cgroup.
 pub(crate) fn own() -> Result<Cgroup, CgroupError> {
-    let text = fs::read_to_string("/proc/self/cgroup").map_err(|source| CgroupError::Io {
-        what: "find the own",
-        cgroup: "/proc/self/cgroup".into(),
+    of("self")
+}
+
+/// The cgroup of a process of the host's.
+pub(crate) fn of_process(pid: u32) -> Result<Cgroup, CgroupError> {
+    of(&pid.to_string())
+}
+
+fn of(process: &str) -> Result<Cgroup, CgroupError> {
+    let path = PathBuf::from(format!("/proc/{process}/cgroup"));
+    let text = fs::read_to_string(&path).map_err(|source| CgroupError::Io {
+        what: "find the",
+        cgroup: path,
         source,
     })?;
     Cgroup::parse(&text).ok_or(CgroupError::NotUnified)

@@ -3,6 +3,7 @@
 use crate::account::Wanted;
 use crate::definition::Edit;
 use crate::signal::AnySignal;
+use crate::verbs::ColumnName;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use devbroker::model::{AliasName, ContainerName};
@@ -43,7 +44,15 @@ pub(crate) enum Verb {
     /// A login shell in a running container.
     Enter(Enter),
     /// List all containers.
-    List(Output),
+    List(List),
+    /// Show the processes of a container, or of all.
+    Ps(Ps),
+    /// Show how much disk root file systems take.
+    Du(Chosen),
+    /// Show once what containers use: processor, memory, disk, processes.
+    Stats(Chosen),
+    /// Tell which container a process belongs to.
+    Who(Who),
     /// Show one container.
     Status(Status),
     /// Change a definition: all of the changes, or none if one of them cannot be.
@@ -55,7 +64,7 @@ pub(crate) enum Verb {
     /// Change a definition in an editor; it is only saved without faults.
     Edit(Name),
     /// Show a definition with all that it does not say, and where each value is from.
-    Config(Status),
+    Config(Config),
     /// Remove a container, its definition and its root file system below /var/lib/ctm.
     Destroy(Destroy),
     /// Start a container and stay with it until it ends; what ctm@.service runs.
@@ -176,9 +185,73 @@ pub(crate) struct Output {
 }
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
+pub(crate) struct List {
+    /// These columns, separated by commas.
+    #[arg(short = 'o', long, value_delimiter = ',', value_name = "COLUMN")]
+    pub(crate) columns: Vec<ColumnName>,
+    /// Sorted by this column; otherwise by name.
+    #[arg(short, long, value_name = "COLUMN")]
+    pub(crate) sort: Option<ColumnName>,
+    /// Without the first line.
+    #[arg(short = 'H', long)]
+    pub(crate) no_header: bool,
+    /// Only those that run.
+    #[arg(long, conflicts_with = "stopped")]
+    pub(crate) running: bool,
+    /// Only those that do not.
+    #[arg(long)]
+    pub(crate) stopped: bool,
+    /// As JSON.
+    #[arg(long, conflicts_with_all = ["columns", "no_header"])]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// The container; otherwise all that run.
+    pub(crate) name: Option<ContainerName>,
+    /// What ps is told instead of what is usual, such as `-ef`; without -e or the like it shows little.
+    #[arg(last = true, value_name = "OPTION")]
+    pub(crate) options: Vec<OsString>,
+}
+
+/// One container or all.
+#[derive(Debug, Args)]
+pub(crate) struct Chosen {
+    /// The container; otherwise all.
+    pub(crate) name: Option<ContainerName>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Who {
+    /// Processes of the host's.
+    #[arg(required = true, value_name = "PID")]
+    pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// The container.
+    pub(crate) name: ContainerName,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Status {
     /// The container.
     pub(crate) name: ContainerName,
+    /// The line that vzctl printed: CTID NAME exist|deleted mounted|unmounted running|down [suspended].
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) vzctl: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -12,6 +12,7 @@ mod console;
 mod crun;
 mod definition;
 mod definitions;
+mod disk;
 mod entry;
 mod fail_point;
 mod failure;
@@ -30,7 +31,9 @@ mod state;
 mod store;
 mod supervisor;
 mod sys;
+mod table;
 mod terminal;
+mod usage;
 mod verbs;
 mod volume;
 

@@ -82,3 +82,44 @@ fn one_at_a_time() {
          box: running\ncode 0\n"
     );
 }
+
+/// What is shown of containers, for people and for programs.
+#[test]
+fn shown() {
+    let out = printed(
+        "seen",
+        &format!(
+            "{MADE}ctm create other --rootfs $ROOTFS --no-userns >/dev/null; ctm status --vzctl other; ctm status --vzctl none\n\
+             ctm start box 2>/dev/null; ctm set box description='what it is for'\n\
+             ctm list -H -o name,state,hostname,start,description; ctm list -H -s state -o state --running; ctm list -H -o name --stopped\n\
+             ctm list -o name,pid | sed 's/[0-9]\\{{1,\\}}/N/g'; code ctm list -o nothing | head -1; ctm list --json | grep -c '\"hostname\"'\n\
+             ctm pause box; ctm status --vzctl box; ctm resume box; ctm status --vzctl box\n\
+             ctm status box | grep -c -e 'up for' -e 'what: what it is for'\n\
+             pid=$(ctm list -H -o pid --running | tr -d ' '); ctm who $pid; code ctm who $$; code ctm who $pid 1 | sed s/$pid/PID/; code ctm who 4194304 | head -1\n\
+             ctm who --json $pid | tr -d ' \\n' | sed s/$pid/PID/; echo\n\
+             ctm ps | tr -s ' ' | sed 's/ .*sh -c.*/ sh/; s/ .*sleep/ sleep/'; ctm ps box -- -eo pid,comm | wc -l; code ctm ps other; code ctm ps -- -eo comm\n\
+             ctm stats | head -1 | tr -s ' '; ctm stats box | wc -l; ctm stats --json | grep -c -e cpu_usec -e '\"processes\": [2-9]'\n\
+             ctm du | sed 's/  *[0-9].*/ SIZE/'; ctm du other --json | grep -c -e bytes -e files; code ctm du none\n\
+             ctm kill box; ctm status box | grep -o 'last run.*to,'; code ctm stats box; ctm ps | wc -l"
+        ),
+    );
+    let not_running = "ctm: container NAME does not run; `ctm start NAME` starts it\n";
+    assert_eq!(
+        out,
+        format!(
+            "CTID other exist unmounted down\nCTID none deleted unmounted down\n\
+             other  stopped  other  manual  -\nbox   running  box   manual  what it is for\nrunning\nother\n\
+             NAME   PID\nother    -\nbox   N\ncode 2\n2\n\
+             CTID box exist mounted running suspended\nCTID box exist mounted running\n2\n\
+             box\n-\ncode 1\nPID box\n1 -\ncode 1\ncode 1\n\
+             [{{\"pid\":PID,\"container\":\"box\"}}]\n\
+             CONTAINER PID USER STAT STARTED TIME RSS COMMAND\nbox sh\nbox sleep 1000\n3\n\
+             code 31\n{}code 1\nctm: ps says nothing with a column PID for these options; add one, as in `-o pid,args`\n\
+             NAME CPU MEMORY PEAK READ WRITTEN PROCESSES\n2\n2\n\
+             NAME   USED  FILES\nother SIZE\nbox SIZE\n2\ncode 14\nctm: there is no container none; `ctm list` shows those that there are\n\
+             last run: its first process was ended by signal 9, as it was asked to,\ncode 31\n{}1\n",
+            not_running.replace("NAME", "other"),
+            not_running.replace("NAME", "box"),
+        )
+    );
+}

@@ -230,7 +230,7 @@ struct Effective {
 }
 
 /// `ctm config`: every value and where it is from.
-pub(super) fn config(layout: &Layout, arguments: &cli::Status) -> Result<Code> {
+pub(super) fn config(layout: &Layout, arguments: &cli::Config) -> Result<Code> {
     let parsed = definitions::load_with_origins(layout, &arguments.name)?;
     let values: Vec<_> = KEYS
         .iter()

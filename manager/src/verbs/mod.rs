@@ -6,13 +6,16 @@ mod create;
 mod destroy;
 mod exec;
 pub(crate) mod generate;
+mod look;
 mod pause;
 mod show;
 mod start;
 mod stop;
+mod view;
 
 pub(crate) use code::Code;
 use code::Refused;
+pub(crate) use view::ColumnName;
 
 use crate::cgroup::Cgroup;
 use crate::clean;
@@ -112,6 +115,10 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Exec(arguments) => exec::exec(layout, &arguments),
         Verb::Enter(arguments) => exec::enter(layout, &arguments),
         Verb::List(arguments) => show::list(layout, &arguments),
+        Verb::Ps(arguments) => look::ps(layout, &arguments),
+        Verb::Du(arguments) => look::du(layout, &arguments),
+        Verb::Stats(arguments) => look::stats(layout, &arguments),
+        Verb::Who(arguments) => look::who(layout, &arguments),
         Verb::Status(arguments) => show::status(layout, &arguments),
         Verb::Destroy(arguments) => destroy::run(layout, &arguments),
         Verb::Set(arguments) => change::set(layout, &arguments),
