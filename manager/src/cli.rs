@@ -23,8 +23,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Make a container from an archive or a folder.
+    /// Make a container from an archive, a folder or another container.
     Create(Create),
+    /// List the base systems that containers share, or remove those that none uses.
+    Images(Images),
     /// Start a container and wait until its first process runs.
     Start(Start),
     /// Shut a container down and wait until it is gone.
@@ -93,8 +95,20 @@ pub(crate) struct Create {
     #[command(flatten)]
     pub(crate) source: Source,
     /// Make no copy of the folder of --rootfs: it becomes the container's, its files are given to the container's ids.
-    #[arg(long, conflicts_with = "tar")]
+    #[arg(long, requires = "rootfs", conflicts_with_all = ["tar", "clone"])]
     pub(crate) in_place: bool,
+    /// Share no base system with other containers: the root file system is the container's own.
+    #[arg(long, conflicts_with = "in_place")]
+    pub(crate) copy: bool,
+    /// Its host name; without it the container's name.
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// Its DNS domain.
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// The profile that says what its definition does not.
+    #[arg(long)]
+    pub(crate) profile: Option<ContainerName>,
     /// Give the container a user namespace with host ids of its own (the default).
     #[arg(long, overrides_with = "no_userns")]
     pub(crate) userns: bool,
@@ -118,6 +132,30 @@ pub(crate) struct Source {
     /// An archive of a root file system: tar, also compressed with gzip, bzip2, xz or zstd.
     #[arg(long, value_name = "FILE")]
     pub(crate) tar: Option<PathBuf>,
+    /// A stopped container: its files, and its definition with a host name and host ids of the new one's own.
+    #[arg(long, value_name = "OTHER")]
+    pub(crate) clone: Option<ContainerName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    #[command(subcommand)]
+    pub(crate) what: Option<ImagesVerb>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesVerb {
+    /// Remove those that no container uses and that were made more than a day ago.
+    Prune(Prune),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Also those that were made today.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -356,6 +394,9 @@ mod tests {
             &["ctm", "create", "a"][..],
             &["ctm", "create", "a", "--tar", "x", "--rootfs", "y"],
             &["ctm", "create", "a", "--tar", "x", "--in-place"],
+            &["ctm", "create", "a", "--clone", "b", "--in-place"],
+            &["ctm", "create", "a", "--rootfs", "x", "--in-place", "--copy"],
+            &["ctm", "create", "a", "--clone", "b", "--tar", "x"],
             &["ctm", "create", "../a", "--tar", "x"],
             &["ctm", "start", ".crun"],
         ] {

@@ -1,5 +1,6 @@
 //! Where everything lies. Owns the names of ctm's folders and files and nothing else.
 
+use crate::base::{self, BaseId};
 use devbroker::model::{ContainerName, InstanceId};
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,26 @@ impl Layout {
     /// Its root file system, unless the definition names another.
     pub(crate) fn rootfs(&self, name: &ContainerName) -> PathBuf {
         self.stored(name).join("rootfs")
+    }
+
+    /// Base systems, which containers share.
+    pub(crate) fn bases(&self) -> PathBuf {
+        self.store.join(".bases")
+    }
+
+    /// One of them.
+    pub(crate) fn base(&self, id: &BaseId) -> PathBuf {
+        self.bases().join(id.as_str())
+    }
+
+    /// Its root file system.
+    pub(crate) fn base_rootfs(&self, id: &BaseId) -> PathBuf {
+        self.base(id).join("rootfs")
+    }
+
+    /// Where it is made.
+    pub(crate) fn new_base(&self, id: &BaseId) -> PathBuf {
+        self.bases().join(base::new_name(id))
     }
 
     /// What belongs to the container's present run.

@@ -4,6 +4,7 @@
 //! `run` knows that nobody supervises the container.
 
 use crate::atomic;
+use crate::base::BaseId;
 use crate::layout::Layout;
 use devbroker::model::ContainerName;
 use rustix::fs::{FlockOperation, flock};
@@ -39,7 +40,44 @@ pub(crate) fn do_not_wait() {
 
 /// A held lock.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held for its drop")] File);
+pub(crate) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+/// Whether others may hold a lock as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Shared,
+    Alone,
+}
+
+impl Sharing {
+    const fn operation(self) -> FlockOperation {
+        match self {
+            Self::Shared => FlockOperation::LockShared,
+            Self::Alone => FlockOperation::LockExclusive,
+        }
+    }
+}
+
+impl Lock {
+    /// Holds it together with others, or alone, from now on; waits until that can be.
+    pub(crate) fn share(&self, sharing: Sharing) -> Result<(), LockError> {
+        loop {
+            match flock(&self.file, sharing.operation()) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(e) => {
+                    return Err(LockError::Io {
+                        path: self.path.clone(),
+                        source: e.into(),
+                    });
+                }
+            }
+        }
+    }
+}
 
 fn open(layout: &Layout, folder: &str, file: &str) -> Result<(File, PathBuf), LockError> {
     let folder = layout.run.join(folder);
@@ -60,26 +98,20 @@ fn open(layout: &Layout, folder: &str, file: &str) -> Result<(File, PathBuf), Lo
     }
 }
 
-fn wait(layout: &Layout, folder: &str, file: &str) -> Result<Lock, LockError> {
+fn wait(layout: &Layout, folder: &str, file: &str, sharing: Sharing) -> Result<Lock, LockError> {
     let (file, path) = open(layout, folder, file)?;
-    loop {
-        match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(Lock(file)),
-            Err(Errno::INTR) => {}
-            Err(e) => {
-                return Err(LockError::Io {
-                    path,
-                    source: e.into(),
-                });
-            }
-        }
-    }
+    let lock = Lock { file, path };
+    lock.share(sharing)?;
+    Ok(lock)
 }
 
 /// Takes the lock of commands that change a container. If another has it, says after a moment which, and waits for it.
 pub(crate) fn verb(layout: &Layout, name: &ContainerName) -> Result<Lock, LockError> {
     let (file, path) = open(layout, ".verb", name.as_str())?;
-    let failed = |source: io::Error| LockError::Io { path, source };
+    let failed = |source: io::Error| LockError::Io {
+        path: path.clone(),
+        source,
+    };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) if IMPATIENT.load(Ordering::Relaxed) => {
@@ -95,7 +127,7 @@ pub(crate) fn verb(layout: &Layout, name: &ContainerName) -> Result<Lock, LockEr
     file.set_len(0)
         .and_then(|()| write!(&file, "{}", std::process::id()))
         .ok();
-    Ok(Lock(file))
+    Ok(Lock { file, path })
 }
 
 fn wait_aloud(file: &File, name: &ContainerName) -> io::Result<()> {
@@ -142,14 +174,33 @@ fn holder(mut file: &File) -> String {
 
 /// Waits for the lock under which host ids are chosen.
 pub(crate) fn ids(layout: &Layout) -> Result<Lock, LockError> {
-    wait(layout, ".ids", "ids")
+    wait(layout, ".ids", "ids", Sharing::Alone)
+}
+
+/// Waits for the lock of a base system: alone to make or remove it, shared to make a container on it.
+pub(crate) fn base(layout: &Layout, id: &BaseId, sharing: Sharing) -> Result<Lock, LockError> {
+    wait(layout, ".base", id.as_str(), sharing)
+}
+
+/// The lock of a base system, alone, unless someone has it.
+pub(crate) fn base_if_free(layout: &Layout, id: &BaseId) -> Result<Option<Lock>, LockError> {
+    if_free(layout, ".base", id.as_str())
+}
+
+/// The lock of commands that change a container, unless someone has it.
+pub(crate) fn verb_if_free(layout: &Layout, name: &ContainerName) -> Result<Option<Lock>, LockError> {
+    if_free(layout, ".verb", name.as_str())
 }
 
 /// The supervisor's lock, unless someone has it.
 pub(crate) fn run(layout: &Layout, name: &ContainerName) -> Result<Option<Lock>, LockError> {
-    let (file, path) = open(layout, ".supervisor", name.as_str())?;
+    if_free(layout, ".supervisor", name.as_str())
+}
+
+fn if_free(layout: &Layout, folder: &str, file: &str) -> Result<Option<Lock>, LockError> {
+    let (file, path) = open(layout, folder, file)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(Lock(file))),
+        Ok(()) => Ok(Some(Lock { file, path })),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(e) => Err(LockError::Io {
             path,

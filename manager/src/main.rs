@@ -2,6 +2,7 @@
 
 mod account;
 mod atomic;
+mod base;
 mod boot;
 mod broker;
 mod bundle;
@@ -20,9 +21,11 @@ mod hooks;
 mod ids;
 mod layout;
 mod lock;
+mod overlay;
 mod ownership;
 mod plan;
 mod process;
+mod progress;
 mod relay;
 mod runner;
 mod service;
@@ -36,6 +39,7 @@ mod terminal;
 mod usage;
 mod verbs;
 mod volume;
+mod work;
 
 use clap::Parser;
 use std::ffi::OsString;

@@ -3,7 +3,7 @@
 //! The tree comes from outside and may be hostile: every file is taken hold of by a descriptor that follows no link, looked
 //! at and changed through that descriptor; mounts are not entered.
 
-use crate::ids::{COUNT, IdBlock, Ids};
+use crate::ids::{COUNT, Ids};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxFlags, Uid, XattrFlags, chmod, chownat, fstat,
     getxattr, openat, setxattr, statx, unlinkat,
@@ -42,26 +42,46 @@ pub(crate) enum OwnershipError {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Changed {
     /// Files that have another owner now.
     pub(crate) owned: u64,
     /// Device nodes that were removed.
     pub(crate) nodes: u64,
+    /// Bytes on the disk.
+    pub(crate) bytes: u64,
+    /// A file that belongs to an id that no container with ids of its own has.
+    pub(crate) beyond: Option<(PathBuf, u32)>,
 }
 
-/// Where an id inside is on the host; an id that is there already stays, so that a second pass changes nothing.
-fn shifted(block: IdBlock, id: u32) -> Option<u32> {
-    if id < block.count && id < COUNT {
-        Some(block.first + id)
-    } else {
-        block.contains(id).then_some(id)
+/// From which ids to which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shift {
+    from: Ids,
+    to: Ids,
+}
+
+impl Shift {
+    /// Where an id is on the host; an id that is there already stays, so that a second pass changes nothing.
+    fn id(self, id: u32) -> Option<u32> {
+        let inside = match self.from {
+            Ids::Host => (id < COUNT).then_some(id),
+            Ids::Block(block) => block.contains(id).then(|| id - block.first),
+        };
+        match (inside, self.to) {
+            (Some(inside), Ids::Block(block)) if inside < block.count => Some(block.first + inside),
+            (Some(inside), Ids::Host) => Some(inside),
+            // The host's own, in another's files: what overlayfs marks as removed, what the host's root put there.
+            (None, _) if self.from != Ids::Host => Some(id),
+            (_, Ids::Block(block)) => block.contains(id).then_some(id),
+            (None, Ids::Host) => Some(id),
+        }
     }
 }
 
-/// Gives all files below `rootfs`, itself included, to `ids`. With `drop_nodes`, device nodes are removed: a container has
-/// only those in its /dev.
-pub(crate) fn give(rootfs: &Path, ids: Ids, drop_nodes: bool) -> Result<Changed, OwnershipError> {
+/// Gives all files below `rootfs`, itself included, from the container ids `from` to `to`. With `drop_nodes`, device nodes are
+/// removed: a container has only those in its /dev.
+pub(crate) fn give(rootfs: &Path, from: Ids, to: Ids, drop_nodes: bool) -> Result<Changed, OwnershipError> {
     let root = openat(
         CWD,
         rootfs,
@@ -71,7 +91,7 @@ pub(crate) fn give(rootfs: &Path, ids: Ids, drop_nodes: bool) -> Result<Changed,
     .map_err(failed("open", rootfs))?;
     let mount = mount_of(&root).map_err(failed("look at", rootfs))?;
     let mut walk = Walk {
-        ids,
+        shift: Shift { from, to },
         drop_nodes,
         mount,
         changed: Changed::default(),
@@ -101,7 +121,7 @@ fn mount_of(file: &OwnedFd) -> rustix::io::Result<u64> {
 }
 
 struct Walk {
-    ids: Ids,
+    shift: Shift,
     drop_nodes: bool,
     mount: u64,
     changed: Changed,
@@ -164,12 +184,21 @@ impl Walk {
     /// Changes one file through its descriptor. A change of owner clears set-id bits and file capabilities; both are put
     /// back, the capabilities as the container's root's.
     fn own(&mut self, held: &OwnedFd, at: &Path) -> Result<(), OwnershipError> {
-        let Ids::Block(block) = self.ids else {
-            return Ok(());
-        };
+        let shift = self.shift;
         let stat = fstat(held).map_err(failed("look at", at))?;
-        let inside =
-            |id: u32| shifted(block, id).ok_or_else(|| OwnershipError::Owner { path: at.into(), id });
+        // In units of 512 bytes, whatever the file system's blocks are (`stat(3type)`).
+        self.changed.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        if let Some(id) = [stat.st_uid, stat.st_gid].into_iter().find(|id| *id >= COUNT) {
+            self.changed.beyond.get_or_insert_with(|| (at.into(), id));
+        }
+        if shift.from == shift.to {
+            return Ok(());
+        }
+        let inside = |id: u32| {
+            shift
+                .id(id)
+                .ok_or_else(|| OwnershipError::Owner { path: at.into(), id })
+        };
         let (uid, gid) = (inside(stat.st_uid)?, inside(stat.st_gid)?);
         if (uid, gid) == (stat.st_uid, stat.st_gid) {
             return Ok(());
@@ -197,11 +226,11 @@ impl Walk {
         chmod(&link, Mode::from_raw_mode(stat.st_mode)).map_err(failed("change the mode of", at))?;
         for name in ACLS {
             let acl = attribute(&link, name).map_err(failed("read the ACL of", at))?;
-            if let Some(acl) = acl.and_then(|acl| shifted_acl(block, &acl)) {
+            if let Some(acl) = acl.and_then(|acl| shifted_acl(shift, &acl)) {
                 setxattr(&link, name, &acl, XattrFlags::empty()).map_err(failed("change the ACL of", at))?;
             }
         }
-        if let Some(capability) = capability.and_then(|capability| owned_capability(block, &capability)) {
+        if let Some(capability) = capability.and_then(|capability| owned_capability(shift, &capability)) {
             setxattr(&link, CAPABILITY, &capability, XattrFlags::empty())
                 .map_err(failed("put back the capabilities of", at))?;
         }
@@ -225,23 +254,32 @@ fn attribute(path: &str, name: &str) -> rustix::io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// File capabilities of version 2 as version 3, which count where `block` begins. Others are left out: they are another
-/// user namespace's.
-fn owned_capability(block: IdBlock, data: &[u8]) -> Option<Vec<u8>> {
-    let (revision, length) = CAPABILITY_V2;
+/// File capabilities as the container's root's: of version 2, which count for the host's root, where it has no ids of its
+/// own, else of version 3, which count for the root that is named. Those of another user namespace are left out.
+fn owned_capability(shift: Shift, data: &[u8]) -> Option<Vec<u8>> {
     let magic = u32::from_le_bytes(data.get(..4)?.try_into().ok()?);
-    if magic & 0xff00_0000 != revision || data.len() != length {
+    let flags = magic & 0x00ff_ffff;
+    let root = |ids| match ids {
+        Ids::Host => None,
+        Ids::Block(block) => Some(block.first),
+    };
+    let owner = match (magic & 0xff00_0000, data.get(CAPABILITY_V2.1..)?) {
+        (revision, []) if revision == CAPABILITY_V2.0 => None,
+        (CAPABILITY_V3, owner) => Some(u32::from_le_bytes(owner.try_into().ok()?)),
+        _ => return None,
+    };
+    if owner != root(shift.from) {
         return None;
     }
-    let flags = magic & 0x00ff_ffff;
-    let mut made = (CAPABILITY_V3 | flags).to_le_bytes().to_vec();
-    made.extend_from_slice(data.get(4..)?);
-    made.extend_from_slice(&block.first.to_le_bytes());
-    Some(made)
+    let sets = data.get(4..CAPABILITY_V2.1)?;
+    Some(match root(shift.to) {
+        None => [&(CAPABILITY_V2.0 | flags).to_le_bytes(), sets].concat(),
+        Some(first) => [&(CAPABILITY_V3 | flags).to_le_bytes(), sets, &first.to_le_bytes()].concat(),
+    })
 }
 
 /// An ACL with its named users and groups shifted; none if nothing changes or it cannot be understood.
-fn shifted_acl(block: IdBlock, data: &[u8]) -> Option<Vec<u8>> {
+fn shifted_acl(shift: Shift, data: &[u8]) -> Option<Vec<u8>> {
     let (header, entries) = data.split_at_checked(4)?;
     if entries.len() % 8 != 0 {
         return None;
@@ -252,7 +290,7 @@ fn shifted_acl(block: IdBlock, data: &[u8]) -> Option<Vec<u8>> {
         let tag = u16::from_le_bytes(kind.get(..2)?.try_into().ok()?);
         let id = u32::from_le_bytes(id.try_into().ok()?);
         let id = match tag {
-            ACL_USER | ACL_GROUP => shifted(block, id)?,
+            ACL_USER | ACL_GROUP => shift.id(id)?,
             _ => id,
         };
         made.extend_from_slice(kind);
@@ -264,10 +302,23 @@ fn shifted_acl(block: IdBlock, data: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::IdBlock;
 
-    const BLOCK: IdBlock = IdBlock {
-        first: 1_000_000,
-        count: 65_536,
+    const fn block(first: u32) -> Ids {
+        Ids::Block(IdBlock { first, count: 65_536 })
+    }
+
+    const GIVEN: Shift = Shift {
+        from: Ids::Host,
+        to: block(1_000_000),
+    };
+    const PASSED_ON: Shift = Shift {
+        from: block(1_000_000),
+        to: block(2_000_000),
+    };
+    const BACK: Shift = Shift {
+        from: block(1_000_000),
+        to: Ids::Host,
     };
 
     #[test]
@@ -281,7 +332,16 @@ mod tests {
             (1_065_536, None),
             (u32::MAX, None),
         ] {
-            assert_eq!(shifted(BLOCK, id), there, "{id}");
+            assert_eq!(GIVEN.id(id), there, "{id}");
+        }
+        for (id, passed_on, back) in [
+            (1_000_005, Some(2_000_005), Some(5)),
+            (2_000_005, Some(2_000_005), Some(2_000_005)),
+            (0, Some(0), Some(0)),
+            (1_065_536, Some(1_065_536), Some(1_065_536)),
+        ] {
+            assert_eq!(PASSED_ON.id(id), passed_on, "{id}");
+            assert_eq!(BACK.id(id), back, "{id}");
         }
     }
 
@@ -289,9 +349,14 @@ mod tests {
     fn capabilities_get_an_owner() {
         let v2 = [&[1, 0, 0, 2][..], &[9; 16]].concat();
         let v3 = [&[1, 0, 0, 3][..], &[9; 16], &1_000_000_u32.to_le_bytes()].concat();
-        assert_eq!(owned_capability(BLOCK, &v2), Some(v3.clone()));
-        assert_eq!(owned_capability(BLOCK, &v3), None);
-        assert_eq!(owned_capability(BLOCK, &[]), None);
+        let other = [&[1, 0, 0, 3][..], &[9; 16], &2_000_000_u32.to_le_bytes()].concat();
+        assert_eq!(owned_capability(GIVEN, &v2), Some(v3.clone()));
+        assert_eq!(owned_capability(GIVEN, &v3), None);
+        assert_eq!(owned_capability(GIVEN, &[]), None);
+        assert_eq!(owned_capability(PASSED_ON, &v3), Some(other.clone()));
+        assert_eq!(owned_capability(PASSED_ON, &v2), None);
+        assert_eq!(owned_capability(BACK, &v3), Some(v2));
+        assert_eq!(owned_capability(BACK, &other), None);
     }
 
     #[test]
@@ -309,9 +374,9 @@ mod tests {
             ]
             .concat()
         };
-        assert_eq!(shifted_acl(BLOCK, &acl(5, 7)), Some(acl(1_000_005, 1_000_007)));
-        assert_eq!(shifted_acl(BLOCK, &acl(1_000_005, 1_000_007)), None);
-        assert_eq!(shifted_acl(BLOCK, &[2, 0, 0]), None);
-        assert_eq!(shifted_acl(BLOCK, &[2, 0, 0, 0, 1]), None);
+        assert_eq!(shifted_acl(GIVEN, &acl(5, 7)), Some(acl(1_000_005, 1_000_007)));
+        assert_eq!(shifted_acl(GIVEN, &acl(1_000_005, 1_000_007)), None);
+        assert_eq!(shifted_acl(GIVEN, &[2, 0, 0]), None);
+        assert_eq!(shifted_acl(GIVEN, &[2, 0, 0, 0, 1]), None);
     }
 }

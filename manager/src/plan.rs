@@ -3,6 +3,7 @@
 //! The steps are written down before the first of them is taken ([`crate::state`]), so that whoever comes after a
 //! supervisor that was killed undoes the same steps, from the last to the first.
 
+use crate::base::Base;
 use crate::bundle;
 use crate::cgroup::{Cgroup, Run};
 use crate::definition::{Definition, MountSource};
@@ -14,7 +15,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the broker may take to place what a starting container is granted.
@@ -32,6 +33,15 @@ pub(crate) enum Step {
     SharedFolder { path: PathBuf },
     /// The container's /dev with its standard nodes.
     Devfs { at: PathBuf, ids: Ids },
+    /// A root file system in layers: a base below, the container's own files above, in its folder in the store. Undone:
+    /// unmounted.
+    Layers {
+        base: PathBuf,
+        folder: PathBuf,
+        ids: Ids,
+    },
+    /// Layers are unmounted.
+    Part { folder: PathBuf },
     /// The file system of a block device, mounted for the container. Undone: unmounted.
     Volume { uuid: String, at: PathBuf },
     /// The OCI bundle.
@@ -48,13 +58,19 @@ pub(crate) enum Step {
     Start { cgroup: Cgroup },
     /// A container's folder in the store. Undone: removed with what is in it.
     Store { path: PathBuf, ids: Ids },
+    /// A folder in which a base is made. Undone: removed with what is in it.
+    Draft { path: PathBuf },
+    /// The finished base is in its place.
+    Publish { from: PathBuf, to: PathBuf, base: Base },
     /// Unpack an archive as a root file system.
     Unpack { archive: PathBuf, to: PathBuf },
     /// Copy a folder as a root file system.
     Copy { from: PathBuf, to: PathBuf },
-    /// Give the files of a root file system to the container's ids, and remove device nodes from what came from outside.
+    /// Give the files of a root file system from some container's ids to this one's, and remove device nodes from what came
+    /// from outside.
     Own {
         rootfs: PathBuf,
+        from: Ids,
         ids: Ids,
         drop_nodes: bool,
     },
@@ -70,6 +86,10 @@ impl Step {
             Self::Hooks => "hooks",
             Self::SharedFolder { .. } => "shared-folder",
             Self::Devfs { .. } => "devfs",
+            Self::Layers { .. } => "layers",
+            Self::Part { .. } => "part",
+            Self::Draft { .. } => "draft",
+            Self::Publish { .. } => "publish",
             Self::Volume { .. } => "volume",
             Self::Bundle { .. } => "bundle",
             Self::Create { .. } => "create",
@@ -91,7 +111,19 @@ impl fmt::Display for Step {
         match self {
             Self::Enter { run } => write!(f, "enter cgroup {}", run.supervisor().path().display()),
             Self::Hooks => f.write_str("run the pre-start hooks"),
-            Self::SharedFolder { path } | Self::Store { path, .. } => write!(f, "make {}", path.display()),
+            Self::Layers { base, folder, .. } => {
+                write!(
+                    f,
+                    "mount {} over {}",
+                    folder.join("rootfs").display(),
+                    base.display()
+                )
+            }
+            Self::Part { folder } => write!(f, "unmount {}", folder.join("rootfs").display()),
+            Self::Publish { to, .. } => write!(f, "keep it as {}", to.display()),
+            Self::SharedFolder { path } | Self::Store { path, .. } | Self::Draft { path } => {
+                write!(f, "make {}", path.display())
+            }
             Self::Devfs { at, .. } => write!(f, "mount the container's /dev on {}", at.display()),
             Self::Volume { uuid, at } => write!(f, "mount the file system {uuid} on {}", at.display()),
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
@@ -130,6 +162,13 @@ pub(crate) fn start(
             ids: definition.ids,
         },
     ];
+    if let Some(base) = &definition.base {
+        steps.push(Step::Layers {
+            base: layout.base_rootfs(base),
+            folder: layout.stored(&definition.name),
+            ids: definition.ids,
+        });
+    }
     // Twice the same one is one volume, bound twice.
     let volumes: BTreeSet<_> = definition
         .mounts
@@ -169,53 +208,119 @@ pub(crate) fn start(
 /// Where a new container's root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
+    /// The base that its definition names.
+    Base,
     /// A tar archive.
     Archive(PathBuf),
-    /// A folder that is copied.
-    Copied(PathBuf),
+    /// A folder that is copied, with the ids that its files have.
+    Copied { from: PathBuf, ids: Ids },
     /// A folder that becomes the container's as it is.
     InPlace(PathBuf),
+    /// What another container, with these ids, changed in the base that both have.
+    Changes { from: PathBuf, ids: Ids },
+    /// The layers of another container as one folder: its folder in the store, its base.
+    Flattened {
+        folder: PathBuf,
+        base: PathBuf,
+        ids: Ids,
+    },
 }
 
-/// The steps that make a container.
-pub(crate) fn create(definition: &Definition, origin: &Origin, layout: &Layout) -> Vec<Step> {
+/// The steps that make a container; `text` is its definition's.
+pub(crate) fn create(definition: &Definition, origin: &Origin, text: String, layout: &Layout) -> Vec<Step> {
     let (ids, to) = (definition.ids, definition.rootfs.clone());
+    let folder = layout.stored(&definition.name);
     let store = Step::Store {
-        path: layout.stored(&definition.name),
+        path: folder.clone(),
         ids,
     };
-    let own = |drop_nodes| Step::Own {
-        rootfs: to.clone(),
+    let copy = |from: &PathBuf, to: &PathBuf| Step::Copy {
+        from: from.clone(),
+        to: to.clone(),
+    };
+    let own = |rootfs: &PathBuf, from, drop_nodes| Step::Own {
+        rootfs: rootfs.clone(),
+        from,
         ids,
         drop_nodes,
     };
     let mut steps = match origin {
+        Origin::Base => vec![store],
         Origin::Archive(archive) => vec![
             store,
             Step::Unpack {
                 archive: archive.clone(),
                 to: to.clone(),
             },
-            own(true),
+            own(&to, Ids::Host, true),
         ],
-        Origin::Copied(from) => vec![
-            store,
-            Step::Copy {
-                from: from.clone(),
-                to: to.clone(),
-            },
-            own(true),
-        ],
+        Origin::Copied { from, ids } => vec![store, copy(from, &to), own(&to, *ids, true)],
         Origin::InPlace(_) => match ids {
             Ids::Host => Vec::new(),
-            Ids::Block(_) => vec![own(false)],
+            Ids::Block(_) => vec![own(&to, Ids::Host, false)],
         },
+        // Nodes stay: a removed file of the base is one (`overlayfs`, whiteouts).
+        Origin::Changes { from, ids } => {
+            let upper = folder.join("upper");
+            vec![store, copy(from, &upper), own(&upper, *ids, false)]
+        }
+        Origin::Flattened {
+            folder: other,
+            base,
+            ids,
+        } => vec![
+            store,
+            Step::Layers {
+                base: base.clone(),
+                folder: other.clone(),
+                ids: *ids,
+            },
+            copy(&other.join("rootfs"), &to),
+            Step::Part {
+                folder: other.clone(),
+            },
+            own(&to, *ids, true),
+        ],
     };
+    if let Some(base) = &definition.base {
+        steps.push(Step::Layers {
+            base: layout.base_rootfs(base),
+            folder: folder.clone(),
+            ids,
+        });
+    }
     steps.push(Step::Define {
         path: layout.definition(&definition.name),
-        text: definition.text(layout),
+        text,
     });
+    if definition.base.is_some() {
+        steps.push(Step::Part { folder });
+    }
     steps
+}
+
+/// The steps that make a base system from an archive.
+pub(crate) fn base(base: &Base, archive: &Path, layout: &Layout) -> Vec<Step> {
+    let draft = layout.new_base(&base.id);
+    let rootfs = draft.join("rootfs");
+    vec![
+        Step::Draft { path: draft.clone() },
+        Step::Unpack {
+            archive: archive.into(),
+            to: rootfs.clone(),
+        },
+        Step::Own {
+            rootfs,
+            from: Ids::Host,
+            ids: Ids::Host,
+            drop_nodes: true,
+        },
+        Step::Publish {
+            from: draft,
+            to: layout.base(&base.id),
+            base: base.clone(),
+        },
+    ]
 }
 
 #[cfg(test)]
@@ -262,7 +367,12 @@ mod tests {
         });
         let mut definition = Definition::new("scan".parse().unwrap(), ids, &layout);
         assert_eq!(
-            shown(&create(&definition, &Origin::Archive("/a.tar".into()), &layout)),
+            shown(&create(
+                &definition,
+                &Origin::Archive("/a.tar".into()),
+                String::new(),
+                &layout
+            )),
             [
                 "make /var/lib/ctm/scan",
                 "unpack /a.tar to /var/lib/ctm/scan/rootfs",
@@ -270,9 +380,31 @@ mod tests {
                 "write /etc/ctm/containers/scan.toml",
             ]
         );
+        definition.base = Some("0123456789abcdef".parse().unwrap());
+        let changes = Origin::Changes {
+            from: "/var/lib/ctm/a/upper".into(),
+            ids: Ids::Host,
+        };
+        assert_eq!(
+            shown(&create(&definition, &changes, String::new(), &layout)),
+            [
+                "make /var/lib/ctm/scan",
+                "copy /var/lib/ctm/a/upper to /var/lib/ctm/scan/upper",
+                "give /var/lib/ctm/scan/upper to ids 1000000..1065536",
+                "mount /var/lib/ctm/scan/rootfs over /var/lib/ctm/.bases/0123456789abcdef/rootfs",
+                "write /etc/ctm/containers/scan.toml",
+                "unmount /var/lib/ctm/scan/rootfs",
+            ]
+        );
+        definition.base = None;
         definition.rootfs = "/srv/x".into();
         assert_eq!(
-            shown(&create(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
+            shown(&create(
+                &definition,
+                &Origin::InPlace("/srv/x".into()),
+                String::new(),
+                &layout
+            )),
             [
                 "give /srv/x to ids 1000000..1065536",
                 "write /etc/ctm/containers/scan.toml"
@@ -280,7 +412,12 @@ mod tests {
         );
         definition.ids = Ids::Host;
         assert_eq!(
-            shown(&create(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
+            shown(&create(
+                &definition,
+                &Origin::InPlace("/srv/x".into()),
+                String::new(),
+                &layout
+            )),
             ["write /etc/ctm/containers/scan.toml"]
         );
     }

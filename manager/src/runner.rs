@@ -1,16 +1,19 @@
 //! Executes and undoes the steps of [`crate::plan`]: the only `match` on [`Step`] that acts.
 
+use crate::base::Base;
 use crate::broker::{self, RegistrationError};
 use crate::cgroup::{self, CgroupError};
 use crate::crun::{Crun, CrunError};
 use crate::hooks::{HookError, Hooks, Turn};
 use crate::ids::Ids;
 use crate::layout::Layout;
-use crate::ownership::{self, OwnershipError};
+use crate::overlay::{self, OverlayError};
+use crate::ownership::{self, Changed, OwnershipError};
 use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::store::{self, StoreError};
 use crate::volume::{self, VolumeError};
+use crate::work::{Interrupted, Watcher};
 use crate::{atomic, fail_point};
 use devbroker::access::DEFAULT_SEED;
 use devbroker::host::access::{DeviceFilter, FilterError};
@@ -55,6 +58,10 @@ pub(crate) enum StepError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// Steps in an order that cannot be.
     #[error("{0} is not known yet; this is a bug in ctm")]
     Order(&'static str),
@@ -80,6 +87,8 @@ pub(crate) struct Runner<'a> {
     devfs: Option<(PathBuf, u64, Ids)>,
     filter: Option<(PathBuf, PathBuf)>,
     init: Option<ProcessId>,
+    given: Changed,
+    watcher: Watcher,
 }
 
 /// What a run needs that a creation does not.
@@ -102,6 +111,16 @@ impl<'a> Runner<'a> {
             devfs: None,
             filter: None,
             init: None,
+            given: Changed::default(),
+            watcher: Watcher::none(),
+        }
+    }
+
+    /// A runner whose steps are watched and can be interrupted.
+    pub(crate) fn watched(layout: &'a Layout, name: &'a ContainerName, watcher: Watcher) -> Self {
+        Self {
+            watcher,
+            ..Self::new(layout, name, None)
         }
     }
 
@@ -117,6 +136,7 @@ impl<'a> Runner<'a> {
     /// Takes a step.
     pub(crate) fn take(&mut self, step: &Step) -> Result<(), StepError> {
         tracing::debug!(container = %self.name, step = %step);
+        self.watcher.check()?;
         match step {
             Step::Enter { run } => {
                 cgroup::require_unified()?;
@@ -131,6 +151,8 @@ impl<'a> Runner<'a> {
                 devfs.standard_nodes()?;
                 self.devfs = Some((at.clone(), devfs.st_dev(), *ids));
             }
+            Step::Layers { base, folder, ids } => overlay::mount(base, folder, *ids)?,
+            Step::Part { folder } => overlay::unmount(folder)?,
             Step::Volume { uuid, at } => volume::mount(uuid, at)?,
             Step::Bundle { path, spec } => {
                 atomic::folder(path, 0o700).map_err(io_error("make", path))?;
@@ -160,19 +182,47 @@ impl<'a> Runner<'a> {
             }
             Step::Start { .. } => Crun::new(self.layout, self.name).start()?,
             Step::Store { path, ids } => store::make(path, *ids)?,
-            Step::Unpack { archive, to } => store::unpack(archive, to)?,
-            Step::Copy { from, to } => store::copy(from, to)?,
+            Step::Unpack { archive, to } => store::unpack(archive, to, &mut self.watcher)?,
+            Step::Copy { from, to } => store::copy(from, to, &mut self.watcher)?,
+            Step::Draft { path } => store::draft(path)?,
+            Step::Publish { from, to, base } => {
+                let base = Base {
+                    bytes: self.given.bytes,
+                    beyond: self.given.beyond.clone().map(|(path, id)| {
+                        let within = path
+                            .strip_prefix(from.join("rootfs"))
+                            .map(|path| Path::new("/").join(path));
+                        (within.unwrap_or(path), id)
+                    }),
+                    ..base.clone()
+                };
+                let file = from.join("base.json");
+                let bytes = serde_json::to_vec_pretty(&base)
+                    .map_err(io::Error::other)
+                    .map_err(io_error("write", &file))?;
+                atomic::write(&file, &bytes, 0o600).map_err(io_error("write", &file))?;
+                store::publish(from, to)?;
+            }
             Step::Own {
                 rootfs,
+                from,
                 ids,
                 drop_nodes,
             } => {
-                let changed = ownership::give(rootfs, *ids, *drop_nodes)?;
-                tracing::debug!(owned = changed.owned, nodes_removed = changed.nodes);
+                self.watcher
+                    .progress
+                    .begin(format!("looking through {}", rootfs.display()));
+                self.given = ownership::give(rootfs, *from, *ids, *drop_nodes)?;
+                tracing::debug!(owned = self.given.owned, nodes_removed = self.given.nodes);
             }
             Step::Define { path, text } => {
                 if let Some(folder) = path.parent() {
                     fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+                }
+                // Who finds the definition finds the files as well, also after a power cut.
+                let stored = self.layout.stored(self.name);
+                if stored.exists() {
+                    store::flush(&stored)?;
                 }
                 atomic::write_new(path, text.as_bytes(), 0o644).map_err(io_error("write", path))?;
             }
@@ -223,6 +273,7 @@ impl<'a> Runner<'a> {
             Step::Devfs { at, .. } => {
                 Devfs::destroy(at)?;
             }
+            Step::Layers { folder, .. } => overlay::unmount(folder)?,
             Step::Volume { at, .. } => volume::unmount(at)?,
             Step::Create { cgroup } => {
                 cgroup.kill(Instant::now() + KILL_LIMIT)?;
@@ -237,9 +288,14 @@ impl<'a> Runner<'a> {
                 }
             }
             Step::Start { cgroup } => cgroup.kill(Instant::now() + KILL_LIMIT)?,
-            Step::Store { path, .. } => store::remove(path)?,
+            Step::Store { path, .. } => store::clear(path)?,
+            Step::Draft { path } => store::remove(path)?,
             // What is in the store goes with the container's folder; what was there before stays as it is.
-            Step::Unpack { .. } | Step::Copy { .. } | Step::Own { .. } => {}
+            Step::Part { .. }
+            | Step::Unpack { .. }
+            | Step::Copy { .. }
+            | Step::Own { .. }
+            | Step::Publish { .. } => {}
             Step::Define { path, .. } => match fs::remove_file(path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 result => result.map_err(io_error("remove", path))?,

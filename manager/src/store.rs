@@ -7,11 +7,14 @@
 
 use crate::atomic;
 use crate::ids::Ids;
-use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
+use crate::overlay::{self, OverlayError};
+use crate::progress::{Progress, Share, Unit};
+use crate::work::{self, Observer, Watcher, WorkError};
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, syncfs};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -23,30 +26,51 @@ pub(crate) enum StoreError {
         path: PathBuf,
         source: io::Error,
     },
-    /// A program could not be run.
-    #[error("cannot run {program}: {source}; install it")]
-    Program {
-        program: &'static str,
-        source: io::Error,
-    },
-    /// A program said no.
-    #[error("{program} failed on {} ({status}): {message}", .path.display())]
-    Failed {
-        program: &'static str,
+    /// There is no room.
+    #[error("no room left on the disk for {}; make room, then try again", .0.display())]
+    NoSpace(PathBuf),
+    /// A program failed on an archive or a folder.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Work {
+        what: &'static str,
         path: PathBuf,
-        status: ExitStatus,
-        message: String,
+        source: WorkError,
     },
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// Something is mounted in what is to be removed.
     #[error("{} is mounted; unmount it, then try again", .0.display())]
     Mounted(PathBuf),
 }
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + use<'a> {
-    move |source| StoreError::Io {
-        what,
-        path: path.into(),
-        source,
+    move |source| {
+        let path = path.into();
+        if is_full(source.kind()) {
+            StoreError::NoSpace(path)
+        } else {
+            StoreError::Io { what, path, source }
+        }
+    }
+}
+
+/// Whether there is no room left, or none for this user.
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn work_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+    to: &'a Path,
+) -> impl FnOnce(WorkError) -> StoreError + use<'a> {
+    move |source| {
+        if matches!(source, WorkError::NoSpace { .. }) {
+            StoreError::NoSpace(to.into())
+        } else {
+            let path = path.into();
+            StoreError::Work { what, path, source }
+        }
     }
 }
 
@@ -109,8 +133,33 @@ pub(crate) fn make(path: &Path, ids: Ids) -> Result<(), StoreError> {
     }
 }
 
+/// Makes a folder that only root may enter, in place of what is there.
+pub(crate) fn draft(path: &Path) -> Result<(), StoreError> {
+    if let Some(above) = path.parent() {
+        atomic::folder(above, 0o700).map_err(io_error("make", above))?;
+    }
+    remove(path)?;
+    atomic::folder(path, 0o700).map_err(io_error("make", path))
+}
+
+/// Has all that was written to the file system of a folder on its disk.
+pub(crate) fn flush(folder: &Path) -> Result<(), StoreError> {
+    let held = File::open(folder).map_err(io_error("open", folder))?;
+    syncfs(&held).map_err(|e| io_error("write back", folder)(e.into()))
+}
+
+/// Puts a finished folder in its place: from here on it is there, also after a power cut.
+pub(crate) fn publish(from: &Path, to: &Path) -> Result<(), StoreError> {
+    flush(from)?;
+    fs::rename(from, to).map_err(io_error("rename", from))?;
+    let above = to.parent().unwrap_or(to);
+    File::open(above)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error("write back", above))
+}
+
 /// Unpacks an archive into the new folder `to`.
-pub(crate) fn unpack(archive: &Path, to: &Path) -> Result<(), StoreError> {
+pub(crate) fn unpack(archive: &Path, to: &Path, watcher: &mut Watcher) -> Result<(), StoreError> {
     let mut file = File::open(archive).map_err(io_error("open", archive))?;
     let mut start = Vec::new();
     (&file)
@@ -118,7 +167,10 @@ pub(crate) fn unpack(archive: &Path, to: &Path) -> Result<(), StoreError> {
         .read_to_end(&mut start)
         .and_then(|_| file.rewind())
         .map_err(io_error("read", archive))?;
+    let total = file.metadata().map_err(io_error("look at", archive))?.len();
+    let position = file.try_clone().map_err(io_error("open", archive))?;
     fs::create_dir(to).map_err(io_error("make", to))?;
+    watcher.progress.begin(format!("unpacking {}", archive.display()));
     let mut tar = Command::new("tar");
     tar.args([
         "--extract",
@@ -139,42 +191,90 @@ pub(crate) fn unpack(archive: &Path, to: &Path) -> Result<(), StoreError> {
     .arg("--directory")
     .arg(to)
     .stdin(file);
-    finish("tar", archive, tar)
+    work::run(
+        "tar",
+        tar,
+        watcher,
+        &mut Position {
+            file: position,
+            total,
+        },
+    )
+    .map_err(work_error("unpack", archive, to))
 }
 
-/// Copies the folder `from` to the new folder `to`, without what is mounted in it.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+/// How far a program has read its input: both have one open file, and thus one position in it.
+struct Position {
+    file: File,
+    total: u64,
+}
+
+impl Observer for Position {
+    fn line(&mut self, _: &mut Progress, _: &str) {}
+
+    fn tick(&mut self, progress: &mut Progress) {
+        if let Ok(done) = self.file.stream_position() {
+            progress.at(Share {
+                done,
+                total: self.total,
+                unit: Unit::Bytes,
+            });
+        }
+    }
+}
+
+/// Copies the folder `from` to the new folder `to`, without what is mounted in it. Blocks are shared where the file system
+/// can.
+pub(crate) fn copy(from: &Path, to: &Path, watcher: &mut Watcher) -> Result<(), StoreError> {
+    watcher.progress.begin(format!("copying {}", from.display()));
     let mut cp = Command::new("cp");
     cp.args([
         "--archive",
         "--one-file-system",
         "--reflink=auto",
         "--no-target-directory",
-        "--",
-    ])
-    .arg(from)
-    .arg(to)
-    .stdin(Stdio::null());
-    finish("cp", from, cp)
+    ]);
+    let mut observer = Copied { done: 0, total: 0 };
+    if watcher.progress.is_shown() {
+        cp.arg("--verbose");
+        observer.total = files(from);
+    }
+    cp.arg("--").arg(from).arg(to).stdin(Stdio::null());
+    work::run("coreutils", cp, watcher, &mut observer).map_err(work_error("copy", from, to))
 }
 
-/// Runs a program to its end; of what it says, the first lines go into the error.
-fn finish(program: &'static str, path: &Path, mut command: Command) -> Result<(), StoreError> {
-    let output = command
-        .env("LC_ALL", "C")
-        .stdout(Stdio::null())
-        .output()
-        .map_err(|source| StoreError::Program { program, source })?;
-    if output.status.success() {
-        return Ok(());
+/// Counts the lines of `cp --verbose`, one for each file.
+struct Copied {
+    done: u64,
+    total: u64,
+}
+
+impl Observer for Copied {
+    fn line(&mut self, progress: &mut Progress, _: &str) {
+        self.done += 1;
+        let Self { done, total } = *self;
+        let unit = Unit::Files;
+        progress.at(Share { done, total, unit });
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(StoreError::Failed {
-        program,
-        path: path.into(),
-        status: output.status,
-        message: said.lines().take(5).collect::<Vec<_>>().join("; "),
+
+    fn tick(&mut self, _: &mut Progress) {}
+}
+
+/// How many files are below a folder, about: what cannot be read is not counted. Links are not followed.
+fn files(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 1;
+    };
+    entries.flatten().fold(1, |sum, entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        sum + if is_folder { files(&entry.path()) } else { 1 }
     })
+}
+
+/// Removes a container's folder and all in it, its layers unmounted first; nothing to do if it does not exist.
+pub(crate) fn clear(path: &Path) -> Result<(), StoreError> {
+    overlay::unmount(path)?;
+    remove(path)
 }
 
 /// Removes a folder and all in it; nothing to do if it does not exist. Where something is mounted in it nothing is removed.
@@ -236,9 +336,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = dir.path().join("x.tar.gz");
         fs::write(&archive, b"\x1f\x8bgarbage").unwrap();
-        let error = unpack(&archive, &dir.path().join("to")).unwrap_err().to_string();
-        assert!(error.starts_with("tar failed on "), "{error}");
-        let error = unpack(&dir.path().join("none"), &dir.path().join("to2")).unwrap_err();
+        let error = unpack(&archive, &dir.path().join("to"), &mut Watcher::none())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot unpack ") && error.contains("tar failed"),
+            "{error}"
+        );
+        let error = unpack(
+            &dir.path().join("none"),
+            &dir.path().join("to2"),
+            &mut Watcher::none(),
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with("cannot open "), "{error}");
         assert!(!dir.path().join("to2").exists());
     }
@@ -251,7 +361,7 @@ mod tests {
         fs::write(from.join("a"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", from.join("l")).unwrap();
         let to = dir.path().join("to");
-        copy(&from, &to).unwrap();
+        copy(&from, &to, &mut Watcher::none()).unwrap();
         assert_eq!(fs::read(to.join("a")).unwrap(), b"x");
         assert_eq!(fs::read_link(to.join("l")).unwrap(), Path::new("/etc/passwd"));
         remove(&to).unwrap();

@@ -1,9 +1,11 @@
-//! The one system call for which no safe wrapper takes what we have: a signal of any number to a pidfd.
+//! System calls for which no safe wrapper takes what we have. Each function is one call; what it is for is decided elsewhere.
 
 #![allow(unsafe_code, reason = "the crate's only module with unsafe code")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Sends signal `number` to the process behind a pidfd (`pidfd_send_signal(2)`).
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
@@ -11,6 +13,50 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> 
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the call reads no memory of ours, as the pointer to the signal's information is null.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, no_info, 0) };
+    succeeded(result)
+}
+
+/// Gives a detached mount the id map of a user namespace: file ids are looked up in it (`mount_setattr(2)`,
+/// `MOUNT_ATTR_IDMAP`).
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = u64::try_from(userns.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd,
+    };
+    let (fd, size) = (mount.as_raw_fd(), size_of::<libc::mount_attr>());
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    let given = &raw const attributes;
+    // SAFETY: the path ends in NUL, and the attributes outlive the call and have the size that is given.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, path, flags, given, size) };
+    succeeded(result)
+}
+
+/// Has a program begin in a new user namespace without any ids (`unshare(2)`).
+pub(crate) fn in_new_user_namespace(command: &mut Command) {
+    let unshare = || {
+        // SAFETY: the call takes no pointers.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+        succeeded(result.into())
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(unshare) };
+}
+
+/// Has a program killed when this thread ends, however that comes (`PR_SET_PDEATHSIG`).
+pub(crate) fn killed_with_us(command: &mut Command) {
+    let ask = || {
+        // SAFETY: the call takes no pointers.
+        let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        succeeded(result.into())
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(ask) };
+}
+
+fn succeeded(result: libc::c_long) -> io::Result<()> {
     if result == 0 {
         Ok(())
     } else {

@@ -3,6 +3,7 @@
 
 use super::value::{self, Fault, Value, string};
 use super::{Definition, mount};
+use crate::base::BaseId;
 use crate::ids::{IdBlock, Ids};
 use toml_edit::{Array, InlineTable};
 
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 15] = [
+pub(crate) static KEYS: [Key; 16] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -59,6 +60,21 @@ pub(crate) static KEYS: [Key; 15] = [
         seeded: true,
         read: |value, definition| place(&mut definition.rootfs, value::rootfs(value)),
         show: |definition| definition.rootfs.to_string_lossy().into_owned().into(),
+    },
+    Key {
+        name: "base",
+        about: "The base system that its root file system lies upon; `ctm images` lists them.",
+        effect: Effect::Fixed,
+        identity: true,
+        seeded: false,
+        read: |value, definition| {
+            let id = string(value).and_then(|text| match text {
+                "" => Ok(None),
+                _ => value::parsed(value).map(Some),
+            });
+            place(&mut definition.base, id)
+        },
+        show: |definition| definition.base.as_ref().map_or("", BaseId::as_str).into(),
     },
     Key {
         name: "userns",

@@ -17,6 +17,7 @@ pub(crate) use key::{Effect, KEYS, Key, key};
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, profile_of};
 
+use crate::base::BaseId;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::signal::StopSignal;
@@ -39,6 +40,8 @@ pub(crate) struct Definition {
     pub(crate) description: String,
     /// Its root file system on the host.
     pub(crate) rootfs: PathBuf,
+    /// The base system below its root file system, none if that is all its own.
+    pub(crate) base: Option<BaseId>,
     /// Its ids on the host.
     pub(crate) ids: Ids,
     /// Its first process: program and arguments.
@@ -73,6 +76,7 @@ impl Definition {
         Self {
             description: String::new(),
             rootfs: layout.rootfs(&name),
+            base: None,
             ids,
             init: vec!["/sbin/init".into()],
             hostname: hostname(&name),
@@ -103,13 +107,14 @@ impl Definition {
     }
 
     /// The text of a new definition's file, for a person to go on with: what differs from the usual, and what a person
-    /// looks for first.
+    /// looks for first. With a profile nothing is said that the profile may say.
     pub(crate) fn text(&self, layout: &Layout) -> String {
         let usual = Self::new(self.name.clone(), self.ids, layout);
         let mut text = format!("# Container {}; see ctm(8).\n", self.name);
         for key in &KEYS {
             let value = (key.show)(self).to_string();
-            if key.seeded || value != (key.show)(&usual).to_string() {
+            let seeded = key.seeded && (key.identity || self.profile.is_none());
+            if seeded || value != (key.show)(&usual).to_string() {
                 // Writing to a String does not fail.
                 writeln!(text, "# {}\n{} = {}", key.about, key.name, value.trim()).ok();
             }
@@ -214,7 +219,7 @@ mod tests {
              scan_1.toml:3:12: error: `-x` is no host name\n   |\n 3 | hostname = \"-x\"\n   |            ^^^^\n   \
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
-             = known are description, rootfs, userns, init, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
+             = known are description, rootfs, base, userns, init, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
              capabilities, start, boot_order, after, mount, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\

@@ -5,9 +5,13 @@ use crate::entry::EntryError;
 use crate::failure::Failure;
 use crate::ids::NoFreeIds;
 use crate::lock::LockError;
+use crate::overlay::OverlayError;
 use crate::runner::StepError;
+use crate::store::{self, StoreError};
 use crate::supervisor::RunError;
+use crate::work::{Interrupted, WorkError};
 use devbroker::model::ContainerName;
+use std::io;
 use std::process::ExitCode;
 
 /// How ctm ends.
@@ -35,6 +39,12 @@ pub(crate) enum Code {
     Exists,
     /// A hook failed.
     Hook,
+    /// The disk is full.
+    NoSpace,
+    /// What a container is to be made from is not there.
+    NoSource,
+    /// A signal asked us to stop.
+    Interrupted,
     /// The profile is not there.
     NoProfile,
 }
@@ -52,6 +62,9 @@ impl Code {
         Self::Running,
         Self::Exists,
         Self::Hook,
+        Self::NoSpace,
+        Self::NoSource,
+        Self::Interrupted,
         Self::NoProfile,
     ];
 
@@ -69,7 +82,11 @@ impl Code {
             Self::Running => 32,
             Self::Exists => 44,
             Self::Hook => 79,
+            Self::NoSpace => 46,
+            Self::NoSource => 53,
             Self::NoProfile => 109,
+            // As a shell has it for SIGINT.
+            Self::Interrupted => 130,
         }
     }
 
@@ -99,6 +116,24 @@ impl Code {
         }
         if cause.is::<EntryError>() {
             return Some(Self::CannotRun);
+        }
+        if cause.is::<Interrupted>() {
+            return Some(Self::Interrupted);
+        }
+        if let Some(StoreError::NoSpace(_)) = stored(cause) {
+            return Some(Self::NoSpace);
+        }
+        if let Some(StepError::Interrupted(_)) = cause.downcast_ref() {
+            return Some(Self::Interrupted);
+        }
+        if let Some(WorkError::Interrupted(_)) = cause.downcast_ref() {
+            return Some(Self::Interrupted);
+        }
+        if let Some(OverlayError::NoBase(_)) = cause.downcast_ref() {
+            return Some(Self::NoSource);
+        }
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return store::is_full(error.kind()).then_some(Self::NoSpace);
         }
         if let Some(error) = cause.downcast_ref::<RunError>() {
             return match error {
@@ -130,6 +165,14 @@ impl Code {
     }
 }
 
+/// What went wrong in the store: an error that shows itself as another is not among the causes of that.
+fn stored<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    match cause.downcast_ref() {
+        Some(StepError::Store(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code.number())
@@ -152,6 +195,13 @@ pub(crate) enum Refused {
         name: ContainerName,
         definition: std::path::PathBuf,
     },
+    #[error("cannot find {}: {source}", .path.display())]
+    NoSource {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
+    #[error("container {name} is {phase}; `ctm stop {name}` stops it, and then it can be copied")]
+    CloneOfRunning { name: ContainerName, phase: String },
 }
 
 impl Refused {
@@ -159,7 +209,8 @@ impl Refused {
         match self {
             Self::Failed { failure, .. } => Code::numbered(failure.code),
             Self::NotRunning(_) | Self::Paused(_) => Code::NotRunning,
-            Self::Running { .. } => Code::Running,
+            Self::Running { .. } | Self::CloneOfRunning { .. } => Code::Running,
+            Self::NoSource { .. } => Code::NoSource,
             Self::Exists { .. } => Code::Exists,
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         }
         Ok(()) | Err(_) => {}
     }
-    store::remove(&layout.stored(name))?;
+    store::clear(&layout.stored(name))?;
     hooks::forget(layout, name)?;
     if let Err(error) = broker::withdraw(name, true, FORGET_LIMIT) {
         tracing::debug!(container = %name, %error, "the broker was not told that the container is gone");

@@ -6,6 +6,7 @@ mod create;
 mod destroy;
 mod exec;
 pub(crate) mod generate;
+mod images;
 mod look;
 mod pause;
 mod show;
@@ -105,6 +106,7 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
     }
     match cli.verb {
         Verb::Create(arguments) => create::run(layout, &arguments),
+        Verb::Images(arguments) => images::run(layout, &arguments),
         Verb::Start(arguments) => start::run(layout, &arguments),
         Verb::Stop(arguments) => stop::stop(layout, &arguments),
         Verb::Restart(arguments) => stop::restart(layout, &arguments),

@@ -31,7 +31,6 @@ fn script(text: &str) -> Output {
         .arg(format!("{prologue}{text}"))
         .env("ROOTFS", &rootfs)
         .env("TMP", dir.path())
-        .env("EVIL", EVIL)
         .env("TYPIST", TYPIST)
         .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
         .output()
@@ -78,30 +77,6 @@ fn rootfs_at(root: &Path) {
     .unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nlp:x:7:ann\n").unwrap();
 }
-
-/// Makes `$TMP/evil.tar`.
-const EVIL: &str = r"
-import io, os, tarfile
-out = os.environ['TMP'] + '/out'
-tar = tarfile.open(os.environ['TMP'] + '/evil.tar', 'w')
-def add(name, kind=tarfile.REGTYPE, data=b'', link='', mode=0o755, uid=0):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode, info.size = kind, link, mode, len(data)
-    info.uid = info.gid = uid
-    info.devmajor, info.devminor = 10, 237
-    tar.addfile(info, io.BytesIO(data))
-add('bin', tarfile.DIRTYPE)
-add('../escaped', data=b'x')
-add(out + '/absolute', data=b'x')
-add('up', tarfile.SYMTYPE, link=out)
-add('up/through', data=b'x')
-add('rel', tarfile.SYMTYPE, link='../../../../../../../..' + out)
-add('rel/through', data=b'x')
-add('hard', tarfile.LNKTYPE, link=out + '/none')
-add('node', tarfile.CHRTYPE, mode=0o666)
-add('bin/disk', tarfile.BLKTYPE, mode=0o666)
-tar.close()
-";
 
 /// `python3 -c "$TYPIST" ROWS COLUMNS STEP... -- COMMAND...`: a person at a terminal. A step is `?text` to wait for, `!text` to
 /// type, `=ROWS,COLUMNS` to resize the window, or `-NUMBER` to send ctm a signal. Prints how it ended, and whether the terminal

@@ -47,7 +47,7 @@ impl Container {
     /// The same with a shell script, in which there is no `"`, as its first process.
     pub fn running(vm: &Vm, name: &str, users: Users, script: &str) -> Result<Self> {
         vm.ok(&format!(
-            "ctm create {name} {} --tar /srv/rootfs.tar --init /bin/sh -c \"{}\"",
+            "ctm create {name} {} --copy --tar /srv/rootfs.tar --init /bin/sh -c \"{}\"",
             users.option(),
             script.replace('$', "\\$")
         ))?;
