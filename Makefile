@@ -54,6 +54,7 @@ demo: prereqs
 endif
 
 bench: prereqs-build
+	@tests/prereqs.sh host
 	@$(CARGO) build --quiet --release -p devbroker --bin devbroker
 	@$(CARGO) run --quiet --release -p devbroker-tests --bin bench -- --replugs $(N)
 

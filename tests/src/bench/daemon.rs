@@ -37,12 +37,13 @@ pub(super) struct Memory {
 pub(super) struct Used(pub(super) u64);
 
 impl Daemon {
-    /// Starts one that serves `containers`, of which the first is granted the device that udev links as `alias`; returns
-    /// when it says that it is ready.
+    /// Starts one that serves `containers`, of which the first is granted the device that has one of these names; returns when
+    /// it says that it is ready.
     pub(super) fn start(
         program: &Path,
         ground: &Ground,
         alias: &str,
+        names: &[String],
         containers: &[Container],
     ) -> Result<Self> {
         let home = ground.private(&format!("broker-{alias}"));
@@ -52,9 +53,15 @@ impl Daemon {
             fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         }
         let served = containers.first().context("a daemon needs a container")?;
+        // Not by a link or property of udev's: what it says once is kept in a file, and few aliases need that.
+        let matches: Vec<String> = names
+            .iter()
+            .map(|name| format!("{{ link = \"{name}\" }}"))
+            .collect();
         let text = format!(
-            "[alias.{alias}]\nmatch = {{ link = \"{alias}\" }}\n\n[[grant]]\nalias = \"{alias}\"\ncontainer = \"{}\"\n\
+            "[alias.{alias}]\nmatch = [{}]\n\n[[grant]]\nalias = \"{alias}\"\ncontainer = \"{}\"\n\
              owner = {OWNER}\ngroup = {OWNER}\nmode = \"{MODE:04o}\"\n",
+            matches.join(", "),
             served.registration().container
         );
         fs::write(config.join("bench.toml"), text).context("write the configuration")?;

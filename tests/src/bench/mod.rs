@@ -165,17 +165,19 @@ fn script_path(shared: &Path, series: u32) -> PathBuf {
     shared.join(format!("{series}.dev"))
 }
 
-/// Rules for udev: a link by which an alias finds its device, or a script.
+/// Rules for udev: the scripts.
 fn rules(shared: &Path) -> String {
     let mut rules = String::new();
     for (series, (kind, _)) in (0_u32..).zip(SERIES) {
-        let pattern = plug::pattern(series);
-        let what = match kind {
-            Kind::Floor => continue,
-            Kind::Broker(_) => format!("SYMLINK+=\"{}\"", alias(series)),
-            Kind::Script => format!("RUN+=\"/bin/sh {}\"", script_path(shared, series).display()),
-        };
-        writeln!(rules, "SUBSYSTEM==\"block\", KERNEL==\"{pattern}\", {what}").ok();
+        if kind == Kind::Script {
+            let (pattern, script) = (plug::pattern(series), script_path(shared, series));
+            writeln!(
+                rules,
+                "SUBSYSTEM==\"block\", KERNEL==\"{pattern}\", RUN+=\"/bin/sh {}\"",
+                script.display()
+            )
+            .ok();
+        }
     }
     rules
 }
@@ -223,6 +225,9 @@ impl Bench {
                     ])?)
                 }
                 Kind::Broker(many) => {
+                    let names: Vec<String> = (0..plug::NUMBERS)
+                        .map(|turn| format!("loop{}", plug::number(number, turn)))
+                        .collect();
                     for other in 1..many {
                         let input = Stdio::from(leash_end.try_clone().context("share a pipe")?);
                         containers.push(Container::idle(
@@ -232,7 +237,8 @@ impl Bench {
                             input,
                         )?);
                     }
-                    let daemon = Daemon::start(&options.devbroker, &ground, &alias(number), &containers)?;
+                    let daemon =
+                        Daemon::start(&options.devbroker, &ground, &alias(number), &names, &containers)?;
                     Contender::Broker(daemon, many)
                 }
                 Kind::Script => {
