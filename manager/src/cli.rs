@@ -59,6 +59,9 @@ pub(crate) enum Verb {
     Status(Status),
     /// Change a definition: all of the changes, or none if one of them cannot be.
     Set(Set),
+    /// Mount and unmount in a container, also while it runs.
+    #[command(subcommand)]
+    Mount(Mount),
     /// Have a container started at boot, or when a device comes.
     Enable(Enable),
     /// Have a container started by `ctm start` alone.
@@ -301,6 +304,58 @@ pub(crate) struct Set {
     /// A key and its new value, as TOML or as plain text; without a value it has the usual one again.
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub(crate) changes: Vec<Edit>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mount {
+    /// Mount something, in the definition and, if the container runs, at once.
+    Add(MountAdd),
+    /// Take a mount away, from the definition and, if the container runs, at once.
+    Remove(MountRemove),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountAdd {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Where inside; what is missing of the way is made.
+    pub(crate) target: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: MountFrom,
+    /// Nothing in it can be changed from inside.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// What the host mounts below the folder later appears inside as well.
+    #[arg(long, requires = "bind")]
+    pub(crate) follow: bool,
+    /// For this run only: the definition stays as it is.
+    #[arg(long)]
+    pub(crate) runtime: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct MountFrom {
+    /// A folder or file of the host.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) bind: Option<PathBuf>,
+    /// A new tmpfs of this size.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) tmpfs: Option<String>,
+    /// The file system with this UUID.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) uuid: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountRemove {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Where inside.
+    pub(crate) target: PathBuf,
+    /// For this run only: the definition stays as it is.
+    #[arg(long)]
+    pub(crate) runtime: bool,
 }
 
 #[derive(Debug, Args)]

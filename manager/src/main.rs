@@ -20,6 +20,7 @@ mod failure;
 mod hooks;
 mod ids;
 mod layout;
+mod live_mount;
 mod lock;
 mod overlay;
 mod ownership;

@@ -63,3 +63,46 @@ fn succeeded(result: libc::c_long) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Whether what is mounted below the origin of a copied mount appears in the copy (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// It does not.
+    Private,
+    /// It does, and not the other way round.
+    Slave,
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) and the propagation of a detached mount and what is mounted in it
+/// (`mount_setattr(2)`).
+pub(crate) fn restrict_mount(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    propagation: Propagation,
+) -> io::Result<()> {
+    let given = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: match propagation {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+        },
+        userns_fd: 0,
+    };
+    let (fd, path, size) = (mount.as_raw_fd(), c"".as_ptr(), size_of_val(&given));
+    let (flags, given) = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, &raw const given);
+    // SAFETY: the path ends in NUL, and the attributes outlive the call and have the size that is given.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, path, flags, given, size) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Gives this thread a working folder and a root of its own, without which it cannot enter another mount namespace
+/// (`setns(2)`).
+pub(crate) fn own_file_system_context() -> io::Result<()> {
+    // SAFETY: the table of descriptors stays shared, which alone could do harm.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.map_err(Into::into)
+}

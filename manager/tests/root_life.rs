@@ -122,6 +122,53 @@ fn a_start_that_fails_leaves_nothing() {
     );
 }
 
+/// Mounts come and go in a running container, restricted from the first moment, wherever its links lead.
+#[test]
+fn mounts_of_a_running_container() {
+    for (name, userns, owner) in [
+        ("livemount", "--no-userns", "0"),
+        ("livemountown", "--userns", "65534"),
+    ] {
+        let out = printed(
+            name,
+            &format!(
+                "mkdir -p $TMP/given; mount -t tmpfs given $TMP/given; mount --make-shared $TMP/given; chmod 755 $TMP\n\
+                 mkdir $TMP/given/below; echo hello >$TMP/given/file\n\
+                 ctm create box {userns} --rootfs $ROOTFS --init /bin/sh -c 'trap \"exit 0\" TERM; while :; do sleep 1 & wait; done' >/dev/null\n\
+                 ctm start box 2>/dev/null\n\
+                 ctm mount add box /srv/deep/er --bind $TMP/given --read-only --follow\n\
+                 ctm mount add box /srv/file --bind $TMP/given/file\n\
+                 ctm mount add box /t --tmpfs 1M\n\
+                 inside() {{ ctm exec box -- sh -c \"$1\" 2>&1 || true; }}\n\
+                 inside 'cat /srv/deep/er/file /srv/file; (echo x >/srv/deep/er/new) 2>/dev/null || echo read-only; stat -c %u /srv/deep/er /t; echo x >/t/mine && echo written'\n\
+                 mount -t tmpfs later $TMP/given/below; echo later >$TMP/given/below/it; inside 'cat /srv/deep/er/below/it'\n\
+                 inside 'mkdir /out; ln -s / /out/root; ln -s ../../../.. /out/up; ln -s /nowhere /out/none'\n\
+                 ctm mount add box /out/root/made --tmpfs 1M --runtime; ctm mount add box /out/up/made2 --tmpfs 1M --runtime\n\
+                 ctm mount add box /out/none/x --tmpfs 1M --runtime 2>&1 || echo code $?\n\
+                 ls -d /made /made2 2>/dev/null || true; inside 'ls -d /made /made2'\n\
+                 ctm mount add box /t --tmpfs 1M 2>&1 || true\n\
+                 ctm mount add box /u --bind /nonexistent 2>&1 || true\n\
+                 ctm mount add box /bin/sh --bind $TMP/given 2>&1 || true\n\
+                 grep -c '^\\[\\[mount' /etc/ctm/containers/box.toml\n\
+                 ctm mount remove box /t; ctm mount remove box /srv/deep/er; inside 'ls /srv/deep/er /t'\n\
+                 grep -c '^\\[\\[mount' /etc/ctm/containers/box.toml\n\
+                 ctm stop box; ctm start box 2>/dev/null; inside 'cat /srv/file; ls /t'; ctm stop box; umount $TMP/given/below\n\
+                 ctm destroy box --yes{LEFT}"
+            ),
+        );
+        let expected = format!(
+            "hello\nhello\nread-only\n{owner}\n0\nwritten\nlater\n\
+             ctm: cannot mount in container box: cannot make /out/none: File exists (os error 17)\ncode 1\n\
+             /made\n/made2\n\
+             ctm: something is mounted on /t already; `ctm mount remove box /t` takes it away\n\
+             ctm: cannot bind /nonexistent: No such file or directory (os error 2)\n\
+             ctm: cannot mount in container box: /bin/sh is a file in the container, and what is to be mounted is a folder\n\
+             3\n/srv/deep/er:\n\n/t:\n1\nhello\n"
+        );
+        assert_eq!(out, expected, "{userns}");
+    }
+}
+
 /// Hooks run in order with what they need to know; one that fails keeps the container from running, and says so.
 #[test]
 fn hooks_at_their_turns() {

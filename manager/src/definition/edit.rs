@@ -1,9 +1,13 @@
 //! Changes the text of a definition for `ctm set` and its like: one value at a time, every comment and all else as a person
 //! left it. Pure.
 
-use super::{Effect, Key, key};
+use super::{Effect, Key, MountDefinition, key};
+use std::path::Path;
 use std::str::FromStr;
-use toml_edit::{DocumentMut, Item, Value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Value};
+
+/// The key of the mounts.
+const MOUNT: &str = "mount";
 
 /// A change that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,9 +45,7 @@ impl Edit {
 
     /// The text with this change in it.
     pub(crate) fn apply(&self, text: &str) -> Result<String, EditError> {
-        let mut document: DocumentMut = text
-            .parse()
-            .map_err(|e: toml_edit::TomlError| EditError::Text(e.message().into()))?;
+        let mut document = parsed(text)?;
         match &self.value {
             None => {
                 document.remove(self.key.name);
@@ -62,6 +64,65 @@ impl Edit {
         }
         Ok(document.to_string())
     }
+}
+
+/// The text with one more mount in it. `effective` are those that count so far: where the text itself has none they are a
+/// profile's, which it then has to repeat.
+pub(crate) fn with_mount(
+    text: &str,
+    effective: &[MountDefinition],
+    mount: &MountDefinition,
+) -> Result<String, EditError> {
+    let mut document = parsed(text)?;
+    match document.get_mut(MOUNT) {
+        Some(Item::ArrayOfTables(tables)) => tables.push(mount.to_toml().into_table()),
+        Some(Item::Value(Value::Array(list))) => list.push(mount.to_toml()),
+        Some(_) | None => {
+            let tables: ArrayOfTables = effective
+                .iter()
+                .chain([mount])
+                .map(|mount| mount.to_toml().into_table())
+                .collect();
+            document.insert(MOUNT, Item::ArrayOfTables(tables));
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// The text without the mounts on `target`.
+pub(crate) fn without_mount(
+    text: &str,
+    effective: &[MountDefinition],
+    target: &Path,
+) -> Result<String, EditError> {
+    let mut document = parsed(text)?;
+    let is_other = |at: Option<&str>| at.is_none_or(|at| Path::new(at) != target);
+    match document.get_mut(MOUNT) {
+        Some(Item::ArrayOfTables(tables)) => {
+            tables.retain(|table| is_other(table.get("target").and_then(Item::as_str)));
+        }
+        Some(Item::Value(Value::Array(list))) => {
+            list.retain(|value| {
+                let table = value.as_inline_table();
+                is_other(
+                    table
+                        .and_then(|table| table.get("target"))
+                        .and_then(Value::as_str),
+                )
+            });
+        }
+        Some(_) | None => {
+            let others = effective.iter().filter(|mount| mount.target != target);
+            let list: Array = others.map(MountDefinition::to_toml).collect();
+            document.insert(MOUNT, Item::Value(list.into()));
+        }
+    }
+    Ok(document.to_string())
+}
+
+fn parsed(text: &str) -> Result<DocumentMut, EditError> {
+    text.parse()
+        .map_err(|e: toml_edit::TomlError| EditError::Text(e.message().into()))
 }
 
 impl FromStr for Edit {
@@ -86,6 +147,7 @@ impl FromStr for Edit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definition::MountSource;
 
     fn set(text: &str, change: &str) -> Result<String, EditError> {
         change.parse::<Edit>()?.apply(text)
@@ -109,6 +171,50 @@ mod tests {
         assert_eq!(set(text, "mount=").unwrap(), "# mine\nhostname = \"a\" # short\n");
         assert_eq!(set("", "after=[]").unwrap(), "after = []\n");
         assert_eq!(set(text, "domain=").unwrap(), text);
+    }
+
+    #[test]
+    fn mounts_come_and_go() {
+        let mount = |target: &str| MountDefinition {
+            source: MountSource::Tmpfs("1M".into()),
+            target: target.into(),
+            read_only: false,
+            follow: false,
+        };
+        let table = |target: &str| format!("\n[[mount]]\ntmpfs = \"1M\"\ntarget = \"{target}\"\n");
+        let tables = format!("init = [] # mine\n{}{}", table("/a"), table("/b"));
+        let (a, b) = (mount("/a"), mount("/b"));
+        assert_eq!(
+            with_mount("init = [] # mine\n", &[], &a).unwrap(),
+            format!("init = [] # mine\n{}", table("/a"))
+        );
+        assert_eq!(
+            with_mount(
+                &format!("init = [] # mine\n{}", table("/a")),
+                std::slice::from_ref(&a),
+                &b
+            )
+            .unwrap(),
+            tables
+        );
+        // What a profile says is repeated.
+        assert_eq!(
+            with_mount("init = [] # mine\n", std::slice::from_ref(&a), &b).unwrap(),
+            tables
+        );
+        assert_eq!(
+            without_mount(&tables, &[], Path::new("/a")).unwrap(),
+            format!("init = [] # mine\n{}", table("/b"))
+        );
+        assert_eq!(
+            without_mount("", &[a.clone(), b.clone()], Path::new("/a")).unwrap(),
+            "mount = [{ tmpfs = \"1M\", target = \"/b\" }]\n"
+        );
+        let inline = "mount = [{ tmpfs = \"1M\", target = \"/a\" }] # all\n";
+        let both =
+            "mount = [{ tmpfs = \"1M\", target = \"/a\" }, { tmpfs = \"1M\", target = \"/b\" }] # all\n";
+        assert_eq!(with_mount(inline, &[a], &b).unwrap(), both);
+        assert_eq!(without_mount(both, &[], Path::new("/b")).unwrap(), inline);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod value;
 
 pub(crate) use boot::Start;
 pub(crate) use capability::CapabilityChange;
-pub(crate) use edit::{Edit, EditError};
+pub(crate) use edit::{Edit, EditError, with_mount, without_mount};
 pub(crate) use key::{Effect, KEYS, Key, key};
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, profile_of};

@@ -8,6 +8,7 @@ mod exec;
 pub(crate) mod generate;
 mod images;
 mod look;
+mod mount;
 mod pause;
 mod show;
 mod start;
@@ -125,6 +126,8 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Destroy(arguments) => destroy::run(layout, &arguments),
         Verb::Set(arguments) => change::set(layout, &arguments),
         Verb::Edit(arguments) => change::edit(layout, &arguments.name),
+        Verb::Mount(cli::Mount::Add(arguments)) => mount::add(layout, &arguments),
+        Verb::Mount(cli::Mount::Remove(arguments)) => mount::remove(layout, &arguments),
         Verb::Enable(arguments) => change::enable(layout, &arguments),
         Verb::Disable(arguments) => change::disable(layout, &arguments.names),
         Verb::Config(arguments) => change::config(layout, &arguments),

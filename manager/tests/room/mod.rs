@@ -66,7 +66,7 @@ fn rootfs_at(root: &Path) {
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
     for applet in [
         "sh", "sleep", "cat", "env", "head", "id", "ls", "stat", "stty", "mknod", "touch", "true", "trap",
-        "tty", "kill", "yes",
+        "tty", "kill", "yes", "mkdir", "ln",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
