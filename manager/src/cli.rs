@@ -59,6 +59,8 @@ pub(crate) enum Verb {
     Status(Status),
     /// Change a definition: all of the changes, or none if one of them cannot be.
     Set(Set),
+    /// Give a stopped container another name.
+    Rename(Rename),
     /// Mount and unmount in a container, also while it runs.
     #[command(subcommand)]
     Mount(Mount),
@@ -304,6 +306,14 @@ pub(crate) struct Set {
     /// A key and its new value, as TOML or as plain text; without a value it has the usual one again.
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub(crate) changes: Vec<Edit>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rename {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Its new name.
+    pub(crate) new_name: ContainerName,
 }
 
 #[derive(Debug, Subcommand)]

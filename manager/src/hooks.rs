@@ -40,6 +40,15 @@ pub(crate) enum Turn {
     FirstBoot,
 }
 
+/// All turns.
+pub(crate) const TURNS: [Turn; 5] = [
+    Turn::PreStart,
+    Turn::PostStart,
+    Turn::PreStop,
+    Turn::PostStop,
+    Turn::FirstBoot,
+];
+
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -169,6 +169,33 @@ fn mounts_of_a_running_container() {
     }
 }
 
+/// Another name: everything goes along, wherever the renaming was killed.
+#[test]
+fn another_name() {
+    let out = printed(
+        "renaming",
+        "mkdir -p /etc/ctm/hooks.d /var/lib/devbroker/permissions /etc/devbroker; mount -t tmpfs none /etc/devbroker; mkdir /etc/devbroker/conf.d\n\
+         printf '[alias.a]\nmatch = { vendor = \"1234\" }\n[[grant]]\nalias = \"a\"\ncontainer = \"ctm:box\"\n' >/etc/devbroker/conf.d/a.toml\n\
+         for point in defined moved known none; do\n\
+         ctm create box --rootfs $ROOTFS >/dev/null; ctm create later --rootfs $ROOTFS >/dev/null; ctm set later 'after=[\"box\"]'\n\
+         echo '# mine' >>/etc/ctm/containers/box.toml; ids=$(ctm config box | grep ^userns | cut -d'#' -f1)\n\
+         echo '#!/bin/sh' >/etc/ctm/hooks.d/box.pre-stop\n\
+         CTM_FAIL_POINT=rename:$point ctm rename box other 2>/dev/null || echo $point\n\
+         [ ! -e /etc/ctm/containers/other.toml ] || ctm create other --rootfs $ROOTFS 2>/dev/null || echo kept\n\
+         [ $point = none ] || ctm rename box other 2>&1\n\
+         [ \"$ids\" = \"$(ctm config other | grep ^userns | cut -d'#' -f1)\" ] || echo other ids\n\
+         grep -E '^(hostname|rootfs|# mine|# Container)' /etc/ctm/containers/other.toml; grep ^after /etc/ctm/containers/later.toml\n\
+         ls /var/lib/ctm /etc/ctm/containers /etc/ctm/hooks.d /var/lib/ctm/other/rootfs/bin/sh\n\
+         ctm destroy other --yes; ctm destroy later --yes; rm -f /etc/ctm/hooks.d/*; done",
+    );
+    let told = "/etc/devbroker/conf.d/a.toml:3 grants a to ctm:box and not to ctm:other; change it there\n";
+    let end = "# Container other; see ctm(8).\nrootfs = \"/var/lib/ctm/other/rootfs\"\nhostname = \"other\"\n# mine\nafter = [\"other\"]\n\
+               /var/lib/ctm/other/rootfs/bin/sh\n\n/etc/ctm/containers:\nlater.toml\nother.toml\n\n/etc/ctm/hooks.d:\nother.pre-stop\n\n\
+               /var/lib/ctm:\nlater\nother\n";
+    let killed = ["defined", "moved", "known"].map(|point| format!("{point}\nkept\n{told}{end}"));
+    assert_eq!(out, format!("{}kept\n{end}", killed.concat()));
+}
+
 /// Hooks run in order with what they need to know; one that fails keeps the container from running, and says so.
 #[test]
 fn hooks_at_their_turns() {

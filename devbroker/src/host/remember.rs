@@ -259,6 +259,24 @@ pub fn forget_in(folder: &Path, key: &ContainerKey) -> Result<bool, RememberErro
     Ok(known)
 }
 
+/// What is known of a container becomes what is known of another, for who gives a container another name while it does not
+/// run: the broker then holds nothing of either in memory. Nothing to do where nothing is known.
+pub fn rename_in(folder: &Path, from: &ContainerKey, to: &ContainerKey) -> Result<(), RememberError> {
+    let (from, to) = (path_in(folder, from), path_in(folder, to));
+    let failed = |source| RememberError {
+        what: "rename",
+        path: from.clone(),
+        source,
+    };
+    match std::fs::rename(&from, &to) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(e)),
+        Ok(()) => File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed),
+    }
+}
+
 /// Whether a disk is full or read-only, or the folder on it could not be made.
 fn takes_nothing(error: &io::Error) -> bool {
     matches!(

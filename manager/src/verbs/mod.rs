@@ -10,6 +10,7 @@ mod images;
 mod look;
 mod mount;
 mod pause;
+mod rename;
 mod show;
 mod start;
 mod stop;
@@ -128,6 +129,7 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Edit(arguments) => change::edit(layout, &arguments.name),
         Verb::Mount(cli::Mount::Add(arguments)) => mount::add(layout, &arguments),
         Verb::Mount(cli::Mount::Remove(arguments)) => mount::remove(layout, &arguments),
+        Verb::Rename(arguments) => rename::run(layout, &arguments),
         Verb::Enable(arguments) => change::enable(layout, &arguments),
         Verb::Disable(arguments) => change::disable(layout, &arguments.names),
         Verb::Config(arguments) => change::config(layout, &arguments),

@@ -42,8 +42,9 @@ pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Fou
     Ok(definition)
 }
 
-/// The text of a clone's definition: that of its model, with what is the clone's own.
-pub(super) fn cloned_text(model: &str, of: &Definition, clone: &Definition) -> Result<String> {
+/// The text of a definition after a model's: the model's own, with what differs changed. For a clone, and for a container
+/// that gets another name.
+pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Definition) -> Result<String> {
     let heading = |definition: &Definition| format!("# Container {}; see ctm(8).\n", definition.name);
     let mut text = model.replacen(&heading(of), &heading(clone), 1);
     for key in &KEYS {

@@ -3,6 +3,8 @@
 mod definition;
 mod source;
 
+pub(super) use definition::cloned_text;
+
 use super::{Code, Refused};
 use crate::base::{self, Base};
 use crate::cli;
