@@ -39,6 +39,8 @@ want make make
 [ -e /usr/include/stdio.h ] || need="$need libc6-dev"
 if [ "${1:-all}" != build ]; then
   want crun crun
+  want python3 python3
+  want busybox busybox-static
   want losetup mount
   [ -e /dev/loop-control ] || want modprobe kmod
   want setpriv util-linux
@@ -52,6 +54,7 @@ if [ "${1:-all}" = all ]; then
   want mke2fs e2fsprogs
   want zstd zstd
   want xz xz-utils
+  want bzip2 bzip2
   want ip iproute2
   want setfacl acl
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need="$need debian-archive-keyring"

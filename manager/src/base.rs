@@ -206,6 +206,15 @@ pub(crate) fn list(layout: &Layout) -> Result<Vec<Base>, BaseError> {
     ids.filter_map(|id| load(layout, &id).transpose()).collect()
 }
 
+/// The newest base that is made from this.
+pub(crate) fn newest(layout: &Layout, made_from: &BaseId) -> Result<Option<Base>, BaseError> {
+    let all = list(layout)?;
+    Ok(all
+        .into_iter()
+        .filter(|base| base.made_from == *made_from)
+        .max_by_key(|base| base.created))
+}
+
 /// The containers that use a base.
 pub(crate) fn users(layout: &Layout, id: &BaseId) -> Result<Vec<ContainerName>, BaseError> {
     let mut users = Vec::new();
@@ -337,6 +346,8 @@ mod tests {
             format!("userns = false\nbase = \"{old}\"\n"),
         )
         .unwrap();
+        let from = BaseId::of([&b"a"[..]]);
+        assert_eq!(newest(&layout, &from).unwrap().unwrap().id, new);
         assert_eq!(users(&layout, &old).unwrap(), ["x".parse().unwrap()]);
         assert!(!remove(&layout, &old).unwrap());
         let held = held(&layout, &other).unwrap();

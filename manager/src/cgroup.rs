@@ -102,10 +102,15 @@ impl Cgroup {
                 cgroup: Self(unit.into()),
                 systemd: true,
             },
-            None => Run {
-                cgroup: Self(Path::new("/ctm").join(name.as_str())),
-                systemd: false,
-            },
+            None => Self::beside_systemd(name),
+        }
+    }
+
+    /// Where a run of `name` lives that is not systemd's.
+    pub(crate) fn beside_systemd(name: &ContainerName) -> Run {
+        Run {
+            cgroup: Self(Path::new("/ctm").join(name.as_str())),
+            systemd: false,
         }
     }
 

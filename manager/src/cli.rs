@@ -1,7 +1,9 @@
 //! The arguments, as typed. One definition makes parser, help and completions.
 
 use crate::account::Wanted;
+use crate::bootstrap::Distro;
 use crate::definition::Edit;
+use crate::recipe::is_word;
 use crate::signal::AnySignal;
 use crate::verbs::ColumnName;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -23,8 +25,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Make a container from an archive, a folder or another container.
-    Create(Create),
+    /// Make a container from a distribution, an archive, a folder or another container.
+    Create(Box<Create>),
     /// List the base systems that containers share, or remove those that none uses.
     Images(Images),
     /// Start a container and wait until its first process runs.
@@ -105,6 +107,24 @@ pub(crate) struct Create {
     /// Share no base system with other containers: the root file system is the container's own.
     #[arg(long, conflicts_with = "in_place")]
     pub(crate) copy: bool,
+    /// A recipe: what to make it from, and what to do to it then.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// The architecture of --distro; without it the host's.
+    #[arg(long, value_parser = word)]
+    pub(crate) arch: Option<String>,
+    /// Where the packages of --distro come from.
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+    /// The set of packages that --distro begins with, as mmdebstrap and debootstrap name them.
+    #[arg(long, value_parser = word)]
+    pub(crate) variant: Option<String>,
+    /// A further package of --distro; can be given several times.
+    #[arg(long, value_parser = word, value_name = "PACKAGE")]
+    pub(crate) package: Vec<String>,
+    /// Install --distro anew, with the packages of today, though there is a base system of it.
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// Its host name; without it the container's name.
     #[arg(long)]
     pub(crate) hostname: Option<String>,
@@ -128,9 +148,24 @@ pub(crate) struct Create {
     pub(crate) init: Vec<String>,
 }
 
+/// What is passed on to another program, which must not take it for an option or a list.
+fn word(text: &str) -> Result<String, String> {
+    if is_word(text) {
+        Ok(text.into())
+    } else {
+        Err(
+            "use letters, digits and `+`, `-`, `.`, `_`, `:`, `~`, `=`, beginning with a letter or digit"
+                .into(),
+        )
+    }
+}
+
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = false, multiple = false)]
 pub(crate) struct Source {
+    /// A distribution, as in `debian:bookworm`; mmdebstrap or debootstrap installs it.
+    #[arg(long, value_name = "DISTRO:SUITE")]
+    pub(crate) distro: Option<Distro>,
     /// A folder with a root file system; it is copied.
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
@@ -456,7 +491,8 @@ mod tests {
         assert_eq!(create.init, ["/bin/sh", "-c", "true"]);
         assert!(create.no_userns && !create.userns);
         for bad in [
-            &["ctm", "create", "a"][..],
+            &["ctm", "create", "a", "--distro", "debian"][..],
+            &["ctm", "create", "a", "--distro", "debian:x", "--package", "-x"],
             &["ctm", "create", "a", "--tar", "x", "--rootfs", "y"],
             &["ctm", "create", "a", "--tar", "x", "--in-place"],
             &["ctm", "create", "a", "--clone", "b", "--in-place"],

@@ -4,18 +4,22 @@
 //! supervisor that was killed undoes the same steps, from the last to the first.
 
 use crate::base::Base;
+use crate::bootstrap::Bootstrap;
 use crate::bundle;
 use crate::cgroup::{Cgroup, Run};
 use crate::definition::{Definition, MountSource};
+use crate::fit::Item;
 use crate::ids::Ids;
+use crate::inside::Inside;
 use crate::layout::Layout;
-use devbroker::model::InstanceId;
+use crate::recipe::{self, Put};
+use devbroker::model::{ContainerName, InstanceId};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the broker may take to place what a starting container is granted.
@@ -64,6 +68,37 @@ pub(crate) enum Step {
     Publish { from: PathBuf, to: PathBuf, base: Base },
     /// Unpack an archive as a root file system.
     Unpack { archive: PathBuf, to: PathBuf },
+    /// Install a distribution as a root file system.
+    Bootstrap { how: Bootstrap, to: PathBuf },
+    /// Make a root file system fit for a container.
+    Fit {
+        rootfs: PathBuf,
+        ids: Ids,
+        items: BTreeSet<Item>,
+        present_only: bool,
+        hostname: String,
+        domain: String,
+    },
+    /// Put files into a root file system.
+    Put {
+        rootfs: PathBuf,
+        ids: Ids,
+        files: Vec<Put>,
+    },
+    /// Run a command in the container that is being made.
+    Inside {
+        script: String,
+        spec: Box<Spec>,
+        run: Run,
+        rootfs: PathBuf,
+        ids: Ids,
+    },
+    /// Run a command on the host for the container that is being made.
+    OnHost {
+        script: String,
+        rootfs: PathBuf,
+        ids: Ids,
+    },
     /// Copy a folder as a root file system.
     Copy { from: PathBuf, to: PathBuf },
     /// Give the files of a root file system from some container's ids to this one's, and remove device nodes from what came
@@ -99,6 +134,11 @@ impl Step {
             Self::Start { .. } => "start",
             Self::Store { .. } => "store",
             Self::Unpack { .. } => "unpack",
+            Self::Bootstrap { .. } => "bootstrap",
+            Self::Fit { .. } => "fit",
+            Self::Put { .. } => "put",
+            Self::Inside { .. } => "inside",
+            Self::OnHost { .. } => "on-host",
             Self::Copy { .. } => "copy",
             Self::Own { .. } => "own",
             Self::Define { .. } => "define",
@@ -133,6 +173,18 @@ impl fmt::Display for Step {
             Self::Announce { limit } => write!(f, "tell the broker, wait at most {} s", limit.as_secs()),
             Self::Start { .. } => f.write_str("crun start"),
             Self::Unpack { archive, to } => write!(f, "unpack {} to {}", archive.display(), to.display()),
+            Self::Bootstrap { how, to } => write!(f, "install {} to {}", how.what(), to.display()),
+            Self::Fit { rootfs, items, .. } => {
+                let names = Item::ALL.iter().filter(|(item, _)| items.contains(item));
+                let names: Vec<_> = names.map(|(_, name)| *name).collect();
+                write!(f, "fit {}: {}", rootfs.display(), names.join(", "))
+            }
+            Self::Put { files, .. } => {
+                let paths: Vec<_> = files.iter().map(|put| put.path.display().to_string()).collect();
+                write!(f, "put {}", paths.join(", "))
+            }
+            Self::Inside { script, .. } => write!(f, "run inside: {script}"),
+            Self::OnHost { script, .. } => write!(f, "run on the host: {script}"),
             Self::Copy { from, to } => write!(f, "copy {} to {}", from.display(), to.display()),
             Self::Own { rootfs, ids, .. } => match ids {
                 Ids::Host => write!(f, "look through {}", rootfs.display()),
@@ -226,8 +278,26 @@ pub(crate) enum Origin {
     },
 }
 
+/// What is done to a new root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Finish {
+    /// What is made fit; with `present_only` as far as it is there.
+    pub(crate) items: BTreeSet<Item>,
+    pub(crate) present_only: bool,
+    /// Files that are put.
+    pub(crate) files: Vec<Put>,
+    /// Commands that are run.
+    pub(crate) runs: Vec<recipe::Run>,
+}
+
 /// The steps that make a container; `text` is its definition's.
-pub(crate) fn create(definition: &Definition, origin: &Origin, text: String, layout: &Layout) -> Vec<Step> {
+pub(crate) fn create(
+    definition: &Definition,
+    origin: &Origin,
+    finish: &Finish,
+    text: String,
+    layout: &Layout,
+) -> Result<Vec<Step>, OciSpecError> {
     let (ids, to) = (definition.ids, definition.rootfs.clone());
     let folder = layout.stored(&definition.name);
     let store = Step::Store {
@@ -289,6 +359,7 @@ pub(crate) fn create(definition: &Definition, origin: &Origin, text: String, lay
             ids,
         });
     }
+    steps.extend(finishing(definition, finish, layout)?);
     steps.push(Step::Define {
         path: layout.definition(&definition.name),
         text,
@@ -296,18 +367,114 @@ pub(crate) fn create(definition: &Definition, origin: &Origin, text: String, lay
     if definition.base.is_some() {
         steps.push(Step::Part { folder });
     }
-    steps
+    Ok(steps)
 }
 
-/// The steps that make a base system from an archive.
-pub(crate) fn base(base: &Base, archive: &Path, layout: &Layout) -> Vec<Step> {
+fn finishing(definition: &Definition, finish: &Finish, layout: &Layout) -> Result<Vec<Step>, OciSpecError> {
+    let (rootfs, ids) = (&definition.rootfs, definition.ids);
+    let mut steps = Vec::new();
+    if !finish.items.is_empty() {
+        steps.push(Step::Fit {
+            rootfs: rootfs.clone(),
+            ids,
+            items: finish.items.clone(),
+            present_only: finish.present_only,
+            hostname: definition.hostname.clone(),
+            domain: definition.domain.clone(),
+        });
+    }
+    if !finish.files.is_empty() {
+        steps.push(Step::Put {
+            rootfs: rootfs.clone(),
+            ids,
+            files: finish.files.clone(),
+        });
+    }
+    let run = Cgroup::beside_systemd(&definition.name);
+    for command in &finish.runs {
+        steps.push(match command {
+            recipe::Run::Host(script) => Step::OnHost {
+                script: script.clone(),
+                rootfs: rootfs.clone(),
+                ids,
+            },
+            recipe::Run::Inside(script) => {
+                let once = Definition {
+                    init: vec!["/bin/sh".into(), "-c".into(), script.clone()],
+                    mounts: Vec::new(),
+                    ..definition.clone()
+                };
+                let folder = layout.run_of(&definition.name);
+                Step::Inside {
+                    script: script.clone(),
+                    spec: Box::new(bundle::spec(&once, &folder, run.container().path())?),
+                    run: run.clone(),
+                    rootfs: rootfs.clone(),
+                    ids,
+                }
+            }
+        });
+    }
+    Ok(steps)
+}
+
+/// The steps of one command in a container that is being made.
+pub(crate) fn inside(
+    layout: &Layout,
+    name: &ContainerName,
+    inside: &Inside<'_>,
+    instance: &InstanceId,
+) -> Vec<Step> {
+    let folder = layout.run_of(name);
+    let cgroup = inside.run.container();
+    vec![
+        Step::Enter {
+            run: inside.run.clone(),
+        },
+        Step::SharedFolder { path: folder.udev() },
+        Step::Devfs {
+            at: folder.devfs(),
+            ids: inside.ids,
+        },
+        Step::Bundle {
+            path: folder.bundle(),
+            spec: Box::new(inside.spec.clone()),
+        },
+        Step::Create {
+            cgroup: cgroup.clone(),
+        },
+        Step::Filter {
+            cgroup: cgroup.clone(),
+            dir: layout.filter(instance),
+        },
+        Step::Start { cgroup },
+    ]
+}
+
+/// What a base system is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Material {
+    /// A tar archive.
+    Archive(PathBuf),
+    /// A distribution.
+    Bootstrap(Bootstrap),
+}
+
+/// The steps that make a base system.
+pub(crate) fn base(base: &Base, material: &Material, layout: &Layout) -> Vec<Step> {
     let draft = layout.new_base(&base.id);
     let rootfs = draft.join("rootfs");
     vec![
         Step::Draft { path: draft.clone() },
-        Step::Unpack {
-            archive: archive.into(),
-            to: rootfs.clone(),
+        match material {
+            Material::Archive(archive) => Step::Unpack {
+                archive: archive.clone(),
+                to: rootfs.clone(),
+            },
+            Material::Bootstrap(how) => Step::Bootstrap {
+                how: how.clone(),
+                to: rootfs.clone(),
+            },
         },
         Step::Own {
             rootfs,
@@ -327,6 +494,10 @@ pub(crate) fn base(base: &Base, archive: &Path, layout: &Layout) -> Vec<Step> {
 mod tests {
     use super::*;
     use crate::ids::IdBlock;
+
+    fn made(definition: &Definition, origin: &Origin, layout: &Layout) -> Vec<Step> {
+        create(definition, origin, &Finish::default(), String::new(), layout).unwrap()
+    }
 
     fn shown(steps: &[Step]) -> Vec<String> {
         steps.iter().map(ToString::to_string).collect()
@@ -367,12 +538,7 @@ mod tests {
         });
         let mut definition = Definition::new("scan".parse().unwrap(), ids, &layout);
         assert_eq!(
-            shown(&create(
-                &definition,
-                &Origin::Archive("/a.tar".into()),
-                String::new(),
-                &layout
-            )),
+            shown(&made(&definition, &Origin::Archive("/a.tar".into()), &layout)),
             [
                 "make /var/lib/ctm/scan",
                 "unpack /a.tar to /var/lib/ctm/scan/rootfs",
@@ -386,7 +552,7 @@ mod tests {
             ids: Ids::Host,
         };
         assert_eq!(
-            shown(&create(&definition, &changes, String::new(), &layout)),
+            shown(&made(&definition, &changes, &layout)),
             [
                 "make /var/lib/ctm/scan",
                 "copy /var/lib/ctm/a/upper to /var/lib/ctm/scan/upper",
@@ -399,12 +565,7 @@ mod tests {
         definition.base = None;
         definition.rootfs = "/srv/x".into();
         assert_eq!(
-            shown(&create(
-                &definition,
-                &Origin::InPlace("/srv/x".into()),
-                String::new(),
-                &layout
-            )),
+            shown(&made(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
             [
                 "give /srv/x to ids 1000000..1065536",
                 "write /etc/ctm/containers/scan.toml"
@@ -412,13 +573,41 @@ mod tests {
         );
         definition.ids = Ids::Host;
         assert_eq!(
-            shown(&create(
-                &definition,
-                &Origin::InPlace("/srv/x".into()),
-                String::new(),
-                &layout
-            )),
+            shown(&made(&definition, &Origin::InPlace("/srv/x".into()), &layout)),
             ["write /etc/ctm/containers/scan.toml"]
+        );
+    }
+    #[test]
+    fn what_a_recipe_wants() {
+        let layout = Layout::default();
+        let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
+        let finish = Finish {
+            items: [Item::Mtab, Item::Hosts].into(),
+            present_only: false,
+            files: vec![Put {
+                path: "/etc/motd".into(),
+                content: recipe::Content::Text("x".into()),
+                owned: crate::tree::Owned::by_root(0o644),
+            }],
+            runs: vec![recipe::Run::Inside("a".into()), recipe::Run::Host("b".into())],
+        };
+        let steps = create(
+            &definition,
+            &Origin::InPlace("/srv/x".into()),
+            &finish,
+            String::new(),
+            &layout,
+        )
+        .unwrap();
+        assert_eq!(
+            shown(&steps),
+            [
+                "fit /var/lib/ctm/scan/rootfs: mtab, hosts",
+                "put /etc/motd",
+                "run inside: a",
+                "run on the host: b",
+                "write /etc/ctm/containers/scan.toml",
+            ]
         );
     }
 }

@@ -78,6 +78,13 @@ impl Progress {
         }
     }
 
+    /// What a program says it is doing.
+    pub(crate) fn note(&mut self, said: &str) {
+        if self.due() {
+            self.draw(&line(&self.what, None, said));
+        }
+    }
+
     /// Takes the line away.
     pub(crate) fn end(&mut self) {
         if self.terminal && self.written.take().is_some() {

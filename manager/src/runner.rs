@@ -1,19 +1,23 @@
 //! Executes and undoes the steps of [`crate::plan`]: the only `match` on [`Step`] that acts.
 
 use crate::base::Base;
+use crate::bootstrap::{self, BootstrapError};
 use crate::broker::{self, RegistrationError};
 use crate::cgroup::{self, CgroupError};
 use crate::crun::{Crun, CrunError};
+use crate::furnish::{self, Called};
 use crate::hooks::{HookError, Hooks, Turn};
 use crate::ids::Ids;
+use crate::inside::{self, Inside, InsideError};
 use crate::layout::Layout;
 use crate::overlay::{self, OverlayError};
 use crate::ownership::{self, Changed, OwnershipError};
 use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::store::{self, StoreError};
+use crate::tree::TreeError;
 use crate::volume::{self, VolumeError};
-use crate::work::{Interrupted, Watcher};
+use crate::work::{self, Interrupted, Notes, Watcher, WorkError};
 use crate::{atomic, fail_point};
 use devbroker::access::DEFAULT_SEED;
 use devbroker::host::access::{DeviceFilter, FilterError};
@@ -23,6 +27,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long processes may take to go away after SIGKILL.
@@ -53,6 +58,14 @@ pub(crate) enum StepError {
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Inside(#[from] InsideError),
+    #[error("the recipe's command on the host failed: {0}")]
+    OnHost(#[source] WorkError),
+    #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,6 +89,10 @@ fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
         path: path.into(),
         source,
     }
+}
+
+fn first_line(script: &str) -> &str {
+    script.lines().next().unwrap_or_default()
 }
 
 /// Takes and undoes steps for one container, and keeps what one step learns and another needs.
@@ -203,15 +220,47 @@ impl<'a> Runner<'a> {
                 atomic::write(&file, &bytes, 0o600).map_err(io_error("write", &file))?;
                 store::publish(from, to)?;
             }
+            Step::Bootstrap { how, to } => how.run(to, bootstrap::proxy().as_deref(), &mut self.watcher)?,
+            Step::Fit {
+                rootfs,
+                ids,
+                items,
+                present_only,
+                hostname,
+                domain,
+            } => furnish::fit(rootfs, *ids, items, *present_only, Called { hostname, domain })?,
+            Step::Put { rootfs, ids, files } => furnish::put(rootfs, *ids, files)?,
+            Step::Inside {
+                script,
+                spec,
+                run,
+                rootfs,
+                ids,
+            } => {
+                self.watcher
+                    .progress
+                    .begin(format!("running {}", first_line(script)));
+                let inside = Inside {
+                    script,
+                    spec,
+                    run,
+                    rootfs,
+                    ids: *ids,
+                };
+                inside::run(self.layout, self.name, &inside, &mut self.watcher)?;
+            }
+            Step::OnHost { script, rootfs, ids } => self.on_host(script, rootfs, *ids)?,
             Step::Own {
                 rootfs,
                 from,
                 ids,
                 drop_nodes,
             } => {
-                self.watcher
-                    .progress
-                    .begin(format!("looking through {}", rootfs.display()));
+                if self.watcher.progress.is_shown() {
+                    self.watcher
+                        .progress
+                        .begin(format!("looking through {}", rootfs.display()));
+                }
                 self.given = ownership::give(rootfs, *from, *ids, *drop_nodes)?;
                 tracing::debug!(owned = self.given.owned, nodes_removed = self.given.nodes);
             }
@@ -229,6 +278,30 @@ impl<'a> Runner<'a> {
         }
         fail_point::reached("after", step.name());
         Ok(())
+    }
+
+    /// Runs a recipe's command on the host, which is told which container it is for.
+    fn on_host(&mut self, script: &str, rootfs: &Path, ids: Ids) -> Result<(), StepError> {
+        self.watcher
+            .progress
+            .begin(format!("running {} on the host", first_line(script)));
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", script])
+            .current_dir("/")
+            .env("CTM_NAME", self.name.as_str())
+            .env("CTM_ROOTFS", rootfs)
+            .stdin(Stdio::null());
+        if let Ids::Block(block) = ids {
+            command.env("CTM_FIRST_ID", block.first.to_string());
+        }
+        work::run("dash", command, &mut self.watcher, &mut Notes).map_err(|error| match error {
+            WorkError::Interrupted(interrupted) => interrupted.into(),
+            WorkError::Run { .. }
+            | WorkError::Failed { .. }
+            | WorkError::NoSpace { .. }
+            | WorkError::Watch { .. } => StepError::OnHost(error),
+        })
     }
 
     fn registration(&self) -> Result<Registration, StepError> {
@@ -294,6 +367,11 @@ impl<'a> Runner<'a> {
             Step::Part { .. }
             | Step::Unpack { .. }
             | Step::Copy { .. }
+            | Step::Bootstrap { .. }
+            | Step::Fit { .. }
+            | Step::Put { .. }
+            | Step::Inside { .. }
+            | Step::OnHost { .. }
             | Step::Own { .. }
             | Step::Publish { .. } => {}
             Step::Define { path, .. } => match fs::remove_file(path) {

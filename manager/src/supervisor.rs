@@ -136,7 +136,8 @@ fn signals() -> io::Result<UnixStream> {
     Ok(read)
 }
 
-fn random_instance() -> io::Result<InstanceId> {
+/// A run's number.
+pub(crate) fn random_instance() -> io::Result<InstanceId> {
     let mut bits = [0; 8];
     fs::File::open("/dev/urandom")?.read_exact(&mut bits)?;
     Ok(InstanceId::from_bits(u64::from_ne_bytes(bits)))

@@ -117,6 +117,18 @@ pub(crate) trait Observer {
     fn tick(&mut self, progress: &mut Progress);
 }
 
+/// Shows what the program says.
+#[derive(Debug)]
+pub(crate) struct Notes;
+
+impl Observer for Notes {
+    fn line(&mut self, progress: &mut Progress, line: &str) {
+        progress.note(line);
+    }
+
+    fn tick(&mut self, _: &mut Progress) {}
+}
+
 /// Runs a program to its end. Its standard output and error are read here; what of them explains a failure is in the error.
 pub(crate) fn run(
     package: &'static str,
@@ -187,6 +199,21 @@ fn pidfd(id: u32) -> io::Result<OwnedFd> {
 enum Ended {
     Itself,
     Interrupted,
+}
+
+/// Reads what a process says through a pipe until it ends; answers with what of it explains a failure.
+pub(crate) fn follow(
+    pidfd: &OwnedFd,
+    pipe: OwnedFd,
+    watcher: &mut Watcher,
+    observer: &mut dyn Observer,
+) -> io::Result<Result<String, Interrupted>> {
+    fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
+    let mut said = Said::new(File::from(pipe));
+    Ok(match attend(pidfd, &mut said, watcher, observer)? {
+        Ended::Itself => Ok(said.reason()),
+        Ended::Interrupted => Err(Interrupted),
+    })
 }
 
 /// Reads what the program says until it ends.

@@ -294,3 +294,128 @@ fn an_interrupted_creation() {
     let told = "130\ninterrupted; nothing was left behind, and it can be tried again\n0 B freed\n";
     assert_eq!(out, format!("{told}{told}137\n.new\n0 B freed\nbox: stopped\n"));
 }
+
+/// Makes `$TMP/mirror`, a repository of two packages: `tiny` is `$ROOTFS` with what a Debian has, `extra` is a file. `distro` makes
+/// a container out of it, without any network.
+const MIRROR: &str = r#"
+M=$TMP/mirror; mkdir -p $M/pool $M/extra/etc $M/tiny/etc/apt $M/tiny/usr/sbin $M/tiny/usr/lib/systemd $M/tiny/usr/share/zoneinfo/Etc
+cp -a $ROOTFS/. $M/tiny; echo e >$M/extra/etc/extra; : >$M/tiny/usr/lib/systemd/systemd; : >$M/tiny/usr/share/zoneinfo/Etc/UTC
+printf 'root::1:0:99999:7:::
+' >$M/tiny/etc/shadow; chmod 640 $M/tiny/etc/shadow; echo 0123456789abcdef0123456789abcdef >$M/tiny/etc/machine-id
+printf '#!/bin/sh
+exit 101
+' >$M/tiny/usr/sbin/policy-rc.d
+for name in tiny extra; do mkdir $M/$name/DEBIAN
+printf 'Package: %s
+Version: 1
+Architecture: all
+Maintainer: Nobody <nobody@example.org>
+Description: for a test
+' $name >$M/$name/DEBIAN/control
+dpkg-deb --root-owner-group -Znone -b $M/$name $M/pool/$name.deb >/dev/null
+{ cat $M/$name/DEBIAN/control; echo Filename: pool/$name.deb; echo Size: $(stat -c %s $M/pool/$name.deb)
+echo SHA256: $(sha256sum $M/pool/$name.deb | cut -d' ' -f1); echo; } >>$M/Packages; done
+
+distro() { ctm create "$@" --mirror "deb [trusted=yes] copy:$M ./" --variant extract --package tiny --init /bin/sleep infinity; }
+"#;
+
+/// A distribution is installed once, is fit to boot, and the next container on it is made without its mirror.
+#[test]
+fn a_distribution() {
+    let out = told(
+        "distro1",
+        &format!(
+            "{MIRROR}\
+             code distro box1 --distro debian:bookworm --domain example.org; cat $TMP/said | grep -v -e '^created' -e '^looking'\n\
+             mv $M/pool $M/away; code distro box2 --distro debian:bookworm --no-userns; code distro box3 --distro debian:bookworm --package extra\n\
+             grep -o 'cannot create container box3' $TMP/said; mv $M/away $M/pool\n\
+             code distro box3 --distro debian:bookworm --package extra; code distro box4 --fresh --distro debian:bookworm\n\
+             [ $(base box1) = $(base box2) ] && [ $(base box1) != $(base box3) ] && [ $(base box1) != $(base box4) ] && echo bases\n\
+             ctm images --json | grep what | sort\n\
+             ctm start box1 2>/dev/null; at() {{ ctm exec box1 -- \"$@\"; }}\n\
+             at cat /etc/hostname /etc/hosts /etc/shadow /etc/machine-id /etc/default/locale /etc/apt/apt.conf.d/90no-recommends\n\
+             at stat -c '%n %a %u' /etc/shadow /etc/machine-id /etc/hosts; at ls /usr/sbin; at sh -c 'cd /etc/systemd/system; ls | head -3'\n\
+             at ls -l /etc/mtab | sed 's/.*-> //'; at ls -l /etc/systemd/system/systemd-udevd.service | sed 's/.*-> //'; ctm stop box1"
+        ),
+    );
+    assert_eq!(
+        out,
+        "0\ninstalling debian:bookworm with mmdebstrap\n0\n110\ncannot create container box3\n0\n0\nbases\n\
+         \x20   \"what\": \"debian:bookworm amd64 extract +extra +tiny\",\n\x20   \"what\": \"debian:bookworm amd64 extract +tiny\",\n\
+         \x20   \"what\": \"debian:bookworm amd64 extract +tiny\",\n\
+         box1\n127.0.0.1\tlocalhost\n127.0.1.1\tbox1.example.org box1\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\nroot:!:1:0:99999:7:::\nLANG=C.UTF-8\nAPT::Install-Recommends \"false\";\n\
+         /etc/shadow 640 0\n/etc/machine-id 644 0\n/etc/hosts 644 0\nconsole-getty.service\ncontainer-getty@.service\ngetty@.service\n\
+         ../proc/self/mounts\n/dev/null\n"
+    );
+}
+
+/// Neither program is there: it says what to install.
+#[test]
+fn no_program_for_a_distribution() {
+    let out = told(
+        "notool",
+        "mkdir $TMP/bin; for program in ctm sh cat dpkg; do ln -s $(command -v $program) $TMP/bin/; done\n\
+         mkdir $TMP/empty; for folder in /usr/sbin /usr/local/bin; do mount --bind $TMP/empty $folder; done\n\
+         mount --bind /dev/null /usr/bin/mmdebstrap; ls -l /usr/bin/mmdebstrap | cut -c1\n\
+         umount /usr/bin/mmdebstrap; mkdir $TMP/usr $TMP/work; mount -t overlay -o lowerdir=/usr/bin,upperdir=$TMP/usr,workdir=$TMP/work x /usr/bin\n\
+         rm -f /usr/bin/mmdebstrap /usr/bin/debootstrap; code ctm create box --distro debian:bookworm; cat $TMP/said",
+    );
+    assert_eq!(
+        out,
+        "c\n1\nctm: neither mmdebstrap nor debootstrap is installed, and one of them is needed for --distro; `apt install mmdebstrap`\n"
+    );
+}
+
+/// A recipe's files and commands, in order; what it says of fitness; and its faults with their places.
+#[test]
+fn recipes() {
+    for users in ["--userns", "--no-userns"] {
+        let out = told(
+            "cooked",
+            &format!(
+                "tar -C $ROOTFS -cf $TMP/a.tar .; mkdir $TMP/r; echo from >$TMP/r/source; cat >$TMP/r/recipe.toml <<'EOF'\n\
+                 [fit]\nhostname = true\n\
+                 [[file]]\npath = \"/etc/a/b\"\ncontent = \"put\\n\"\nuid = 7\ngid = 8\nmode = \"0600\"\n\
+                 [[file]]\npath = \"/root/c\"\nsource = \"source\"\n\
+                 [[run]]\ninside = \"id -u >/etc/ran; cat /etc/hostname /root/c >>/etc/ran; : </dev/null; mknod /etc/node c 10 200 || echo none >>/etc/ran\"\n\
+                 [[run]]\nhost = \"echo $CTM_NAME $CTM_FIRST_ID >>$CTM_ROOTFS/etc/ran\"\n\
+                 [[run]]\ninside = \"cat /etc/ran >/etc/again\"\nEOF\n\
+                 ctm create box {users} --tar $TMP/a.tar --recipe $TMP/r/recipe.toml --init /bin/sleep infinity 2>/dev/null >/dev/null\n\
+                 ls -A /run/ctm | grep -v '^\\.' || true; ls /sys/fs/cgroup/ctm/box 2>/dev/null || true; grep /var/lib/ctm /proc/self/mountinfo || true\n\
+                 ctm start box 2>/dev/null; ctm exec box -- cat /etc/again; ctm exec box -- stat -c '%u %g %a' /etc/a/b /etc/a; ctm stop box; ctm destroy box --yes\n\
+                 printf '[[run]]\\ninside = \"echo sorry; exit 3\"\\n' >$TMP/bad; code ctm create box {users} --tar $TMP/a.tar --recipe $TMP/bad; tail -1 $TMP/said\n\
+                 printf '[[run]]\\nhost = \"echo sorry; exit 3\"\\n' >$TMP/bad; code ctm create box {users} --tar $TMP/a.tar --recipe $TMP/bad; tail -1 $TMP/said\n\
+                 printf 'packages = [\"a\"]\\n' >$TMP/bad; code ctm create box {users} --tar $TMP/a.tar --recipe $TMP/bad; tail -1 $TMP/said\n\
+                 printf '\\n[[run]]\\nouside = \"x\"\\n' >$TMP/bad; code ctm create box --recipe $TMP/bad; sed \"s,$TMP,TMP,\" $TMP/said\n\
+                 ls /var/lib/ctm /etc/ctm/containers"
+            ),
+        );
+        let first = if users == "--userns" { " 1073741824" } else { "" };
+        let node = if users == "--userns" { "none\n" } else { "" };
+        assert_eq!(
+            out.replace("box \n", "box\n"),
+            format!(
+                "0\nbox\nfrom\n{node}box{first}\n7 8 600\n0 0 755\n\
+                 8\nctm: cannot create container box: the command `echo sorry; exit 3` failed inside, its shell exited with code 3: sorry\n\
+                 79\nctm: cannot create container box: the recipe's command on the host failed: /bin/sh failed (exit status: 3): sorry\n\
+                 1\nctm: packages, --arch, --mirror, --variant and --fresh are for a distribution; name it with --distro or in the recipe\n\
+                 1\nctm: TMP/bad:3:1: error: unknown key `ouside`\n   |\n 3 | ouside = \"x\"\n   | ^^^^^^\n   = as in `[[run]]` with `inside = \"systemctl enable ssh\"` or `host = \"...\"`\n\
+                 /etc/ctm/containers:\n\n/var/lib/ctm:\n"
+            ),
+            "{users}"
+        );
+    }
+}
+
+/// A tree whose links lead out is written to within itself alone.
+#[test]
+fn a_hostile_tree_and_a_recipe() {
+    let out = told(
+        "trap",
+        "mkdir $TMP/out; echo old >$TMP/out/motd; rm -r $ROOTFS/etc; ln -s $TMP/out $ROOTFS/etc; ln -s ../../../../../../../$TMP/out $ROOTFS/opt\n\
+         printf '[fit]\\nhosts = true\\nmachine_id = true\\n[[file]]\\npath = \"/opt/motd\"\\ncontent = \"new\"\\n' >$TMP/r.toml\n\
+         code ctm create box --rootfs $ROOTFS --recipe $TMP/r.toml; grep -o 'in the root file system' $TMP/said; ls $TMP/out; cat $TMP/out/motd; ls /var/lib/ctm",
+    );
+    assert_eq!(out, "1\nin the root file system\nmotd\nold\n");
+}

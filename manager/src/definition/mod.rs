@@ -8,7 +8,7 @@ mod edit;
 mod key;
 mod mount;
 mod parse;
-mod value;
+pub(crate) mod value;
 
 pub(crate) use boot::Start;
 pub(crate) use capability::CapabilityChange;

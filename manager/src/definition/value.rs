@@ -3,6 +3,7 @@
 
 use crate::ids::{COUNT, IdBlock, Ids};
 use crate::signal::StopSignal;
+use devbroker::config::{Diagnostic, Source};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
@@ -20,18 +21,18 @@ const MAX_DOMAIN: usize = 253;
 const MAX_DESCRIPTION: usize = 256;
 
 /// A value as it stands in the text.
-pub(super) type Value<'v> = Spanned<DeValue<'v>>;
+pub(crate) type Value<'v> = Spanned<DeValue<'v>>;
 
 /// A value that does not fit.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) span: Range<usize>,
-    pub(super) message: String,
-    pub(super) help: Option<&'static str>,
+pub(crate) struct Fault {
+    pub(crate) span: Range<usize>,
+    pub(crate) message: String,
+    pub(crate) help: Option<&'static str>,
 }
 
 impl Fault {
-    pub(super) fn of(value: &Value<'_>, message: impl Into<String>) -> Self {
+    pub(crate) fn of(value: &Value<'_>, message: impl Into<String>) -> Self {
         Self {
             span: value.span(),
             message: message.into(),
@@ -39,7 +40,25 @@ impl Fault {
         }
     }
 
-    pub(super) fn help(mut self, help: &'static str) -> Self {
+    /// A fault at a place that is no value's.
+    pub(crate) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            span,
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    /// As a person is shown it.
+    pub(crate) fn shown(self, source: &Source<'_>) -> Diagnostic {
+        let fault = source.error(&self.span, self.message);
+        match self.help {
+            Some(help) => fault.help(help),
+            None => fault,
+        }
+    }
+
+    pub(crate) fn help(mut self, help: &'static str) -> Self {
         self.help = Some(help);
         self
     }
@@ -52,7 +71,7 @@ impl Fault {
     }
 }
 
-pub(super) fn string<'v>(value: &'v Value<'_>) -> Result<&'v str, Fault> {
+pub(crate) fn string<'v>(value: &'v Value<'_>) -> Result<&'v str, Fault> {
     let text = value
         .get_ref()
         .as_str()
@@ -64,13 +83,13 @@ pub(super) fn string<'v>(value: &'v Value<'_>) -> Result<&'v str, Fault> {
 }
 
 /// A string of a type that says itself what it is not.
-pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(value: &Value<'_>) -> Result<T, Fault> {
+pub(crate) fn parsed<T: FromStr<Err: std::fmt::Display>>(value: &Value<'_>) -> Result<T, Fault> {
     string(value)?
         .parse()
         .map_err(|e| Fault::of(value, format!("{e}")))
 }
 
-pub(super) fn boolean(value: &Value<'_>) -> Result<bool, Fault> {
+pub(crate) fn boolean(value: &Value<'_>) -> Result<bool, Fault> {
     value
         .get_ref()
         .as_bool()
@@ -87,7 +106,7 @@ fn number(value: &Value<'_>) -> Result<u32, Fault> {
 }
 
 /// A list, each of whose members `read` understands.
-pub(super) fn list<T>(
+pub(crate) fn list<T>(
     value: &Value<'_>,
     help: &'static str,
     read: impl FnMut(&Value<'_>) -> Result<T, Fault>,
@@ -102,7 +121,7 @@ pub(super) fn list<T>(
 }
 
 /// A table that has no other keys than these.
-pub(super) fn table<'v, 't>(
+pub(crate) fn table<'v, 't>(
     value: &'v Value<'t>,
     known: &[&str],
     help: &'static str,
@@ -122,7 +141,7 @@ pub(super) fn table<'v, 't>(
 }
 
 /// An absolute path without `..`, other than `/`.
-pub(super) fn absolute(value: &Value<'_>, what: &str) -> Result<PathBuf, Fault> {
+pub(crate) fn absolute(value: &Value<'_>, what: &str) -> Result<PathBuf, Fault> {
     let path = Path::new(string(value)?);
     let plain = path
         .components()
@@ -138,12 +157,12 @@ pub(super) fn absolute(value: &Value<'_>, what: &str) -> Result<PathBuf, Fault> 
     }
 }
 
-pub(super) fn rootfs(value: &Value<'_>) -> Result<PathBuf, Fault> {
+pub(crate) fn rootfs(value: &Value<'_>) -> Result<PathBuf, Fault> {
     absolute(value, "the root file system")
         .map_err(|fault| fault.help("as in `rootfs = \"/var/lib/ctm/NAME/rootfs\"`"))
 }
 
-pub(super) fn init(value: &Value<'_>) -> Result<Vec<String>, Fault> {
+pub(crate) fn init(value: &Value<'_>) -> Result<Vec<String>, Fault> {
     const HELP: &str = "as in `init = [\"/sbin/init\"]`";
     let words = list(value, HELP, |word| string(word).map(String::from))?;
     match words.first().map(String::as_str) {
@@ -161,7 +180,7 @@ fn is_labels(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
 }
 
-pub(super) fn hostname(value: &Value<'_>) -> Result<String, Fault> {
+pub(crate) fn hostname(value: &Value<'_>) -> Result<String, Fault> {
     let text = string(value)?;
     if (1..=MAX_HOSTNAME).contains(&text.len()) && is_labels(text) {
         Ok(text.into())
@@ -171,7 +190,7 @@ pub(super) fn hostname(value: &Value<'_>) -> Result<String, Fault> {
     }
 }
 
-pub(super) fn domain(value: &Value<'_>) -> Result<String, Fault> {
+pub(crate) fn domain(value: &Value<'_>) -> Result<String, Fault> {
     let text = string(value)?;
     if text.is_empty() || (text.len() <= MAX_DOMAIN && is_labels(text)) {
         Ok(text.into())
@@ -180,7 +199,7 @@ pub(super) fn domain(value: &Value<'_>) -> Result<String, Fault> {
     }
 }
 
-pub(super) fn description(value: &Value<'_>) -> Result<String, Fault> {
+pub(crate) fn description(value: &Value<'_>) -> Result<String, Fault> {
     let text = string(value)?;
     if text.chars().any(char::is_control) {
         return Err(Fault::of(
@@ -194,7 +213,7 @@ pub(super) fn description(value: &Value<'_>) -> Result<String, Fault> {
     Ok(text.into())
 }
 
-pub(super) fn userns(value: &Value<'_>) -> Result<Ids, Fault> {
+pub(crate) fn userns(value: &Value<'_>) -> Result<Ids, Fault> {
     const HELP: &str = "write `userns = false` or `userns = { first = FIRST, count = 65536 }`";
     if let Some(wanted) = value.get_ref().as_bool() {
         return if wanted {
@@ -232,11 +251,11 @@ pub(super) fn userns(value: &Value<'_>) -> Result<Ids, Fault> {
     Ok(Ids::Block(block))
 }
 
-pub(super) fn stop_signal(value: &Value<'_>) -> Result<StopSignal, Fault> {
+pub(crate) fn stop_signal(value: &Value<'_>) -> Result<StopSignal, Fault> {
     parsed(value)
 }
 
-pub(super) fn stop_timeout(value: &Value<'_>) -> Result<Duration, Fault> {
+pub(crate) fn stop_timeout(value: &Value<'_>) -> Result<Duration, Fault> {
     match number(value)? {
         seconds @ 1..=MAX_STOP_TIMEOUT => Ok(Duration::from_secs(seconds.into())),
         _ => Err(Fault::of(value, "the time to stop is 1 to 3600 seconds")),
@@ -244,7 +263,7 @@ pub(super) fn stop_timeout(value: &Value<'_>) -> Result<Duration, Fault> {
 }
 
 /// A place in the order of starting: 0 to 1000.
-pub(super) fn boot_order(value: &Value<'_>) -> Result<u16, Fault> {
+pub(crate) fn boot_order(value: &Value<'_>) -> Result<u16, Fault> {
     match number(value)? {
         order @ 0..=1000 => Ok(u16::try_from(order).unwrap_or(u16::MAX)),
         _ => Err(Fault::of(value, "the order of starting is 0 to 1000")),

@@ -1,9 +1,11 @@
 //! How ctm ends, in numbers, and the errors that have one of their own. The numbers are vzctl's where it had one.
 
 use super::LoadError;
+use crate::bootstrap::BootstrapError;
 use crate::entry::EntryError;
 use crate::failure::Failure;
 use crate::ids::NoFreeIds;
+use crate::inside::InsideError;
 use crate::lock::LockError;
 use crate::overlay::OverlayError;
 use crate::runner::StepError;
@@ -47,6 +49,8 @@ pub(crate) enum Code {
     Interrupted,
     /// The profile is not there.
     NoProfile,
+    /// A distribution's packages cannot be reached.
+    NoNetwork,
 }
 
 impl Code {
@@ -66,6 +70,7 @@ impl Code {
         Self::NoSource,
         Self::Interrupted,
         Self::NoProfile,
+        Self::NoNetwork,
     ];
 
     /// The number. 2 is a wrong argument, from clap.
@@ -85,6 +90,7 @@ impl Code {
             Self::NoSpace => 46,
             Self::NoSource => 53,
             Self::NoProfile => 109,
+            Self::NoNetwork => 110,
             // As a shell has it for SIGINT.
             Self::Interrupted => 130,
         }
@@ -120,24 +126,16 @@ impl Code {
         if cause.is::<Interrupted>() {
             return Some(Self::Interrupted);
         }
-        if let Some(StoreError::NoSpace(_)) = stored(cause) {
-            return Some(Self::NoSpace);
-        }
-        if let Some(StepError::Interrupted(_)) = cause.downcast_ref() {
-            return Some(Self::Interrupted);
-        }
-        if let Some(WorkError::Interrupted(_)) = cause.downcast_ref() {
-            return Some(Self::Interrupted);
-        }
-        if let Some(OverlayError::NoBase(_)) = cause.downcast_ref() {
-            return Some(Self::NoSource);
+        if let Some(code) = cause.downcast_ref::<StepError>().and_then(Self::of_step) {
+            return Some(code);
         }
         if let Some(error) = cause.downcast_ref::<io::Error>() {
             return store::is_full(error.kind()).then_some(Self::NoSpace);
         }
         if let Some(error) = cause.downcast_ref::<RunError>() {
             return match error {
-                RunError::Hook(_) | RunError::Step(StepError::Hook(_)) => Some(Self::Hook),
+                RunError::Hook(_) => Some(Self::Hook),
+                RunError::Step(error) => Self::of_step(error),
                 RunError::Busy(_) => Some(Self::Running),
                 RunError::Load(error) => Self::of_load(error),
                 RunError::Lock(_)
@@ -145,7 +143,6 @@ impl Code {
                 | RunError::NoRootfs(_)
                 | RunError::Bundle(_)
                 | RunError::State(_)
-                | RunError::Step(_)
                 | RunError::Cgroup(_)
                 | RunError::Service(_)
                 | RunError::Io { .. }
@@ -156,20 +153,50 @@ impl Code {
         Self::of_load(cause.downcast_ref()?)
     }
 
+    /// The code of an error that shows itself as another, which is not among its causes then.
+    fn of_step(error: &StepError) -> Option<Self> {
+        match error {
+            StepError::Hook(_) | StepError::OnHost(_) => Some(Self::Hook),
+            StepError::Interrupted(_)
+            | StepError::Inside(InsideError::Interrupted(_))
+            | StepError::Bootstrap(BootstrapError::Work(WorkError::Interrupted(_))) => {
+                Some(Self::Interrupted)
+            }
+            StepError::Inside(InsideError::Failed { .. }) => Some(Self::CannotRun),
+            StepError::Inside(InsideError::Step(error)) => Self::of_step(error),
+            StepError::Store(StoreError::Work {
+                source: WorkError::Interrupted(_),
+                ..
+            }) => Some(Self::Interrupted),
+            StepError::Store(StoreError::NoSpace(_)) | StepError::Bootstrap(BootstrapError::NoSpace(_)) => {
+                Some(Self::NoSpace)
+            }
+            StepError::Bootstrap(BootstrapError::Network { .. }) => Some(Self::NoNetwork),
+            StepError::Overlay(OverlayError::NoBase(_)) => Some(Self::NoSource),
+            StepError::Io { .. }
+            | StepError::Cgroup(_)
+            | StepError::Crun(_)
+            | StepError::Devfs(_)
+            | StepError::Filter(_)
+            | StepError::Registration(_)
+            | StepError::Bootstrap(_)
+            | StepError::Tree(_)
+            | StepError::Inside(_)
+            | StepError::Volume(_)
+            | StepError::Store(_)
+            | StepError::Ownership(_)
+            | StepError::Overlay(_)
+            | StepError::Order(_)
+            | StepError::Gone(_) => None,
+        }
+    }
+
     fn of_load(error: &LoadError) -> Option<Self> {
         match error {
             LoadError::Unknown(_) => Some(Self::Unknown),
             LoadError::Profile { .. } => Some(Self::NoProfile),
             LoadError::Io { .. } | LoadError::Faults(_) | LoadError::Edit(_) => None,
         }
-    }
-}
-
-/// What went wrong in the store: an error that shows itself as another is not among the causes of that.
-fn stored<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
-    match cause.downcast_ref() {
-        Some(StepError::Store(error)) => Some(error),
-        _ => cause.downcast_ref(),
     }
 }
 

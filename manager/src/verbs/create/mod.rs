@@ -18,8 +18,8 @@ use crate::plan::{self, Origin, Step};
 use crate::progress::Progress;
 use crate::runner::Runner;
 use crate::work::{Interrupts, Watcher};
-use crate::{hooks, lock, overlay, store};
-use anyhow::{Context, Result};
+use crate::{clean, hooks, lock, overlay, store};
+use anyhow::{Context, Result, bail};
 use source::{Found, NewBase, Source};
 use std::fs;
 use std::io::{self, Write};
@@ -57,6 +57,10 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Create) -> Result<Code> {
         return shown(layout, &definition, &found);
     }
     // What an interrupted creation left: nothing refers to it.
+    let Some(_run) = lock::run(layout, name)? else {
+        bail!("something still runs in a container {name} that is not there; `ctm stop {name}` ends it");
+    };
+    clean::after_crash(layout, name)?;
     store::clear(&layout.stored(name))?;
     hooks::forget(layout, name)?;
     base::sweep(layout)?;
@@ -85,17 +89,16 @@ fn shown(layout: &Layout, definition: &Definition, found: &Found) -> Result<Code
         Source::Files(origin) => origin.clone(),
     };
     let mut out = io::stdout().lock();
-    if let Source::Base(NewBase {
-        base,
-        archive: Some(archive),
-        ..
-    }) = &found.source
-    {
-        for step in plan::base(base, archive, layout) {
+    if let Source::Base(new) = &found.source {
+        let steps = new
+            .material
+            .iter()
+            .flat_map(|material| plan::base(&new.base, material, layout));
+        for step in steps {
             writeln!(out, "{step}")?;
         }
     }
-    for step in plan::create(&definition, &origin, String::new(), layout) {
+    for step in plan::create(&definition, &origin, &found.finish, String::new(), layout)? {
         writeln!(out, "{step}")?;
     }
     Ok(Code::Done)
@@ -125,8 +128,8 @@ fn make(
 
 /// The base, made if it was not there yet.
 fn ready(layout: &Layout, runner: &mut Runner<'_>, new: &NewBase) -> Result<Base> {
-    if let Some(archive) = &new.archive {
-        let steps = plan::base(&new.base, archive, layout);
+    if let Some(material) = &new.material {
+        let steps = plan::base(&new.base, material, layout);
         if let Err(error) = steps.iter().try_for_each(|step| runner.take(step)) {
             undo(runner, &steps);
             return Err(error).context("cannot make its base system");
@@ -166,7 +169,13 @@ fn carry_out(
     origin: &Origin,
     arguments: &cli::Create,
 ) -> Result<()> {
-    let steps = plan::create(definition, origin, found.text(layout, definition)?, layout);
+    let steps = plan::create(
+        definition,
+        origin,
+        &found.finish,
+        found.text(layout, definition)?,
+        layout,
+    )?;
     let mut defined = false;
     for step in &steps {
         let taken = if let Step::Define { path, .. } = step {

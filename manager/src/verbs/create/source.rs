@@ -2,14 +2,17 @@
 
 use super::definition;
 use crate::base::{self, Base, BaseId};
+use crate::bootstrap::{self, Bootstrap, Distro, Tool};
 use crate::cli;
 use crate::definition::Definition;
 use crate::definitions;
+use crate::fit::Item;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::lock::{self, Lock, Sharing};
-use crate::plan::Origin;
+use crate::plan::{Finish, Material, Origin};
 use crate::progress::{Progress, Share, Unit};
+use crate::recipe::{self, Recipe};
 use crate::verbs::{Condition, Refused};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
@@ -24,13 +27,15 @@ pub(super) struct Found {
     pub(super) model: Option<Model>,
     /// Where the root file system will be, if not in the store.
     pub(super) rootfs: Option<PathBuf>,
+    /// What is done then.
+    pub(super) finish: Finish,
 }
 
 /// Where the files come from.
 #[derive(Debug)]
 pub(super) enum Source {
     /// A base system that others may share.
-    Base(NewBase),
+    Base(Box<NewBase>),
     /// Files of the container's own.
     Files(Origin),
 }
@@ -40,7 +45,7 @@ pub(super) enum Source {
 pub(super) struct NewBase {
     pub(super) base: Base,
     /// What it has to be made from; none if it is there.
-    pub(super) archive: Option<PathBuf>,
+    pub(super) material: Option<Material>,
     /// Held alone for as long as it is made, and shared until the container is.
     pub(super) lock: Lock,
 }
@@ -58,6 +63,16 @@ impl Found {
             source: Source::Files(origin),
             model: None,
             rootfs: None,
+            finish: Finish::default(),
+        }
+    }
+
+    fn based(new: NewBase) -> Self {
+        Self {
+            source: Source::Base(Box::new(new)),
+            model: None,
+            rootfs: None,
+            finish: Finish::default(),
         }
     }
 
@@ -78,8 +93,58 @@ impl Found {
     }
 }
 
-/// Finds what the arguments name.
+/// Finds what the arguments and the recipe name.
 pub(super) fn find(layout: &Layout, arguments: &cli::Create) -> Result<Found> {
+    let recipe = match &arguments.recipe {
+        Some(path) => recipe::load(&present(path)?)?,
+        None => Recipe::default(),
+    };
+    let source = &arguments.source;
+    let given = source.tar.is_some() || source.rootfs.is_some() || source.clone.is_some();
+    let distro = source
+        .distro
+        .as_ref()
+        .or(recipe.distro.as_ref().filter(|_| !given));
+    let mut found = match distro {
+        Some(distro) => of_distro(layout, distro, arguments, &recipe)?,
+        None => files(layout, arguments, &recipe)?,
+    };
+    let (mut items, present_only) = if distro.is_some() {
+        (Item::all(), false)
+    } else if source.clone.is_some() {
+        (Item::of_a_clone(), recipe.fit.is_empty())
+    } else {
+        (std::collections::BTreeSet::new(), false)
+    };
+    for (item, wanted) in &recipe.fit {
+        if *wanted {
+            items.insert(*item);
+        } else {
+            items.remove(item);
+        }
+    }
+    found.finish = Finish {
+        items,
+        present_only,
+        files: recipe.files,
+        runs: recipe.runs,
+    };
+    Ok(found)
+}
+
+/// What is made from files that are there.
+fn files(layout: &Layout, arguments: &cli::Create, recipe: &Recipe) -> Result<Found> {
+    let packaged = !arguments.package.is_empty()
+        || !recipe.packages.is_empty()
+        || arguments.arch.is_some()
+        || arguments.mirror.is_some()
+        || arguments.variant.is_some()
+        || arguments.fresh;
+    if packaged {
+        bail!(
+            "packages, --arch, --mirror, --variant and --fresh are for a distribution; name it with --distro or in the recipe"
+        );
+    }
     let source = &arguments.source;
     if let Some(other) = &source.clone {
         return clone(layout, other, arguments.copy);
@@ -92,14 +157,12 @@ pub(super) fn find(layout: &Layout, arguments: &cli::Create) -> Result<Found> {
         if arguments.copy {
             return Ok(Found::files(Origin::Archive(archive)));
         }
-        return Ok(Found {
-            source: Source::Base(of_archive(layout, archive)?),
-            model: None,
-            rootfs: None,
-        });
+        return Ok(Found::based(of_archive(layout, archive)?));
     }
     let Some(folder) = &source.rootfs else {
-        bail!("one of --rootfs, --tar and --clone is needed");
+        bail!(
+            "what it is made from must be said: --distro, --tar, --rootfs, --clone, or a recipe with `distro`"
+        );
     };
     let folder = present(folder)?;
     if !folder.is_dir() {
@@ -119,6 +182,40 @@ pub(super) fn find(layout: &Layout, arguments: &cli::Create) -> Result<Found> {
             ids: Ids::Host,
         })
     })
+}
+
+/// A distribution's base system. What the command line says counts more than what the recipe says; packages are added up.
+fn of_distro(layout: &Layout, distro: &Distro, arguments: &cli::Create, recipe: &Recipe) -> Result<Found> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/bin".into()])
+        .collect();
+    let said = |own: &Option<String>, other: &Option<String>| own.clone().or_else(|| other.clone());
+    let how = Bootstrap {
+        tool: Tool::installed(&folders)?,
+        distro: distro.clone(),
+        arch: said(&arguments.arch, &recipe.arch).unwrap_or_else(bootstrap::arch),
+        mirror: said(&arguments.mirror, &recipe.mirror),
+        variant: said(&arguments.variant, &recipe.variant),
+        packages: [&arguments.package[..], &recipe.packages].concat(),
+    }
+    .settled()?;
+    let (made_from, created) = (how.id(), crate::verbs::images::now());
+    let id = if arguments.fresh {
+        let salt = [created.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat();
+        BaseId::of([made_from.as_str().as_bytes(), &salt])
+    } else {
+        made_from.clone()
+    };
+    let base = Base {
+        id,
+        what: how.what(),
+        made_from,
+        created,
+        bytes: 0,
+        beyond: None,
+    };
+    Ok(Found::based(settled(layout, base, Material::Bootstrap(how))?))
 }
 
 fn present(path: &Path) -> Result<PathBuf> {
@@ -201,32 +298,37 @@ fn of_archive(layout: &Layout, archive: PathBuf) -> Result<NewBase> {
         bytes: 0,
         beyond: None,
     };
-    let (lock, there) = settled(layout, &base.id)?;
-    Ok(match there {
-        Some(base) => NewBase {
-            base,
-            archive: None,
-            lock,
-        },
-        None => NewBase {
-            base,
-            archive: Some(archive),
-            lock,
-        },
-    })
+    settled(layout, base, Material::Archive(archive))
 }
 
-/// Waits until a base is there, to be shared, or for us alone to make.
-fn settled(layout: &Layout, id: &BaseId) -> Result<(Lock, Option<Base>)> {
+/// Waits until the base is there, to be shared, or for us alone to make.
+fn settled(layout: &Layout, base: Base, material: Material) -> Result<NewBase> {
+    let wanted_anew = base.id != base.made_from;
     loop {
-        let shared = base::held(layout, id)?;
-        if let Some(base) = base::load(layout, id)? {
-            return Ok((shared, Some(base)));
+        let there = if wanted_anew {
+            None
+        } else {
+            base::newest(layout, &base.made_from)?
+        };
+        if let Some(there) = there {
+            let lock = base::held(layout, &there.id)?;
+            if base::load(layout, &there.id)?.is_some() {
+                return Ok(NewBase {
+                    base: there,
+                    material: None,
+                    lock,
+                });
+            }
+            // Removed in between.
+            continue;
         }
-        drop(shared);
-        let alone = lock::base(layout, id, Sharing::Alone)?;
-        if base::load(layout, id)?.is_none() {
-            return Ok((alone, None));
+        let lock = lock::base(layout, &base.id, Sharing::Alone)?;
+        if base::load(layout, &base.id)?.is_none() {
+            return Ok(NewBase {
+                base,
+                material: Some(material),
+                lock,
+            });
         }
     }
 }
