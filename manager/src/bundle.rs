@@ -9,7 +9,7 @@ use crate::layout::RunFolder;
 use crate::signal::StopSignal;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Arch, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder,
+    Arch, BoxBuilder, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder,
     LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder,
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, Mount, MountBuilder,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
@@ -57,8 +57,8 @@ const EPERM: u32 = 1;
 pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> Result<Spec, OciSpecError> {
     let capabilities = capabilities(definition);
     let none = HashSet::new();
-    let process = ProcessBuilder::default()
-        .terminal(false)
+    let mut process = ProcessBuilder::default()
+        .terminal(definition.console)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
         .args(definition.init.clone())
         .env(vec![
@@ -78,6 +78,13 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
         .rlimits(Vec::new())
         .no_new_privileges(definition.no_new_privs)
         .build()?;
+    if definition.console {
+        // Until somebody attaches who has another.
+        process.set_console_size(Some(BoxBuilder::default().height(24_u64).width(80_u64).build()?));
+        if let Some(env) = process.env_mut() {
+            env.push("TERM=vt220".into());
+        }
+    }
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(definition.ids)?)
         .cgroups_path(cgroup)

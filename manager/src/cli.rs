@@ -47,6 +47,10 @@ pub(crate) enum Verb {
     Exec(Exec),
     /// A login shell in a running container.
     Enter(Enter),
+    /// Show the console of a running container and type on it; Ctrl-] leaves it.
+    Console(Name),
+    /// Show the last that a container's first process wrote.
+    Log(Log),
     /// List all containers.
     List(List),
     /// Show the processes of a container, or of all.
@@ -244,6 +248,18 @@ pub(crate) struct Exec {
     /// The command and its arguments.
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The container.
+    pub(crate) name: ContainerName,
+    /// Go on until the container ends.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// So many lines from the end; otherwise all that is kept.
+    #[arg(short = 'n', long)]
+    pub(crate) lines: Option<usize>,
 }
 
 #[derive(Debug, Args)]

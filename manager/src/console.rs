@@ -1,56 +1,89 @@
-//! What the container's first process writes to its standard output and error.
+//! What the container's first process writes, to a pipe or to a terminal of its own.
 //!
-//! It gets a pipe of its own, which is drained for as long as the container runs. The last part is kept in a file of
-//! bounded size; under systemd everything goes on to the journal, which has its own limits.
+//! It is drained for as long as the container runs. The last part is kept; under systemd everything goes on to the journal,
+//! which has its own limits; on a terminal it goes to all who are attached.
 
+use crate::attach::Listener;
+use crate::output::Kept;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
-/// How much is kept.
-const KEPT: u64 = 64 << 10;
-
-/// Our end of the pipe.
+/// Our end.
 #[derive(Debug)]
 pub(crate) struct Console {
-    pipe: Option<File>,
-    kept: File,
-    length: u64,
+    source: Option<File>,
+    /// The other end of the terminal, held open: an init that closes it would make ours one without another.
+    held: Option<OwnedFd>,
+    listener: Option<Listener>,
+    kept: Kept,
     journal: bool,
 }
 
 impl Console {
-    /// Makes the pipe; answers also with the container's end.
-    pub(crate) fn open(kept: &Path) -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
-        let console = Self {
-            pipe: Some(ours.into()),
-            kept: File::create(kept)?,
-            length: 0,
+    /// Nothing to read from yet.
+    pub(crate) fn new(kept: Kept) -> Self {
+        Self {
+            source: None,
+            held: None,
+            listener: None,
+            kept,
             journal: std::env::var_os("JOURNAL_STREAM").is_some(),
-        };
-        Ok((console, theirs))
+        }
+    }
+
+    /// Makes a pipe; answers with the container's end.
+    pub(crate) fn pipe(&mut self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.source = Some(nonblocking(ours)?);
+        Ok(theirs)
+    }
+
+    /// Takes over a terminal's master, for those who attach at `listener`.
+    pub(crate) fn terminal(&mut self, master: OwnedFd, listener: Listener) -> io::Result<()> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        self.held = Some(ioctl_tiocgptpeer(&master, flags)?);
+        self.source = Some(nonblocking(master)?);
+        self.listener = Some(listener);
+        Ok(())
     }
 
     /// What to wait on for output; none once nobody can write any more.
     pub(crate) fn readable(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
+        self.source.as_ref().map(AsFd::as_fd)
+    }
+
+    /// All there is to wait for.
+    pub(crate) fn poll_fds(&self) -> Vec<PollFd<'_>> {
+        let output = self
+            .readable()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let attached = self.listener.iter().flat_map(Listener::poll_fds);
+        output.into_iter().chain(attached).collect()
+    }
+
+    /// Passes on what is there, both ways.
+    pub(crate) fn serve(&mut self) -> io::Result<()> {
+        if let (Some(listener), Some(terminal)) = (&mut self.listener, &self.source) {
+            listener.serve(terminal);
+        }
+        self.drain()
     }
 
     /// Takes what is in the pipe, at most as much as a pipe holds: a container that writes without end cannot keep us here.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         for _ in 0..16 {
-            let Some(pipe) = &mut self.pipe else {
+            let Some(source) = &mut self.source else {
                 return Ok(());
             };
-            match pipe.read(&mut buffer) {
-                Ok(0) => self.pipe = None,
-                Ok(length) => self.keep(buffer.get(..length).unwrap_or_default())?,
+            match source.read(&mut buffer) {
+                Ok(0) => self.source = None,
+                Ok(length) => self.pass(buffer.get(..length).unwrap_or_default())?,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -59,42 +92,25 @@ impl Console {
         Ok(())
     }
 
-    fn keep(&mut self, output: &[u8]) -> io::Result<()> {
+    fn pass(&mut self, output: &[u8]) -> io::Result<()> {
         if self.journal {
             io::stdout().write_all(output)?;
             io::stdout().flush()?;
         }
-        let more = u64::try_from(output.len()).unwrap_or(KEPT);
-        if self.length + more > KEPT {
-            self.kept.set_len(0)?;
-            self.kept.rewind()?;
-            self.length = 0;
+        if let Some(listener) = &mut self.listener {
+            listener.output(output);
         }
-        self.length += more;
-        self.kept.write_all(output)
+        self.kept.write(output)
+    }
+
+    /// Keeps a remark of ours; the journal has it in our own words.
+    pub(crate) fn remark(&mut self, text: &str) {
+        // A full /run is no reason to end.
+        self.kept.write(format!("[ctm] {text}\n").as_bytes()).ok();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_part_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("console");
-        let (mut console, theirs) = Console::open(&path).unwrap();
-        let mut theirs = File::from(theirs);
-        for round in 0..100 {
-            theirs.write_all(&[b'a' + round % 26; 4096]).unwrap();
-            console.drain().unwrap();
-        }
-        theirs.write_all(b"last words").unwrap();
-        drop(theirs);
-        console.drain().unwrap();
-        assert!(console.readable().is_none());
-        let kept = std::fs::read(&path).unwrap();
-        assert!(kept.ends_with(b"last words"));
-        assert!(u64::try_from(kept.len()).unwrap() <= KEPT);
-    }
+fn nonblocking(fd: OwnedFd) -> io::Result<File> {
+    fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+    Ok(fd.into())
 }

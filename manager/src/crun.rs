@@ -26,6 +26,15 @@ pub(crate) enum CrunError {
     NoPid { path: PathBuf, source: io::Error },
 }
 
+/// What the container's first process writes to.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// A pipe, whose one end this is.
+    Pipe(OwnedFd),
+    /// A terminal, which crun makes and sends to the run's socket.
+    Terminal,
+}
+
 /// crun for one container.
 #[derive(Debug)]
 pub(crate) struct Crun<'a> {
@@ -73,19 +82,24 @@ impl<'a> Crun<'a> {
         Err(failure(verb, status, &self.run.crun_log()))
     }
 
-    /// Prepares the container and leaves its first process waiting; answers with that process' id. `console` becomes its
-    /// standard output and error.
-    pub(crate) fn create(&self, console: &OwnedFd) -> Result<i32, CrunError> {
-        let stream = || console.try_clone().map(Stdio::from).map_err(CrunError::Run);
-        let status = self
-            .command("create", Some(self.run.crun_log()))
+    /// Prepares the container and leaves its first process waiting; answers with that process' id.
+    pub(crate) fn create(&self, output: &Output) -> Result<i32, CrunError> {
+        let mut crun = self.command("create", Some(self.run.crun_log()));
+        match output {
+            Output::Pipe(end) => {
+                let stream = || end.try_clone().map(Stdio::from).map_err(CrunError::Run);
+                crun.stdout(stream()?).stderr(stream()?);
+            }
+            Output::Terminal => {
+                crun.arg("--console-socket").arg(self.run.terminal());
+            }
+        }
+        let status = crun
             .arg("--bundle")
             .arg(self.run.bundle())
             .arg("--pid-file")
             .arg(self.run.pid_file())
             .arg(self.name.as_str())
-            .stdout(stream()?)
-            .stderr(stream()?)
             .status()
             .map_err(CrunError::Run)?;
         self.check("create", status)?;

@@ -168,8 +168,13 @@ impl RunFolder {
         self.0.join("crun.log")
     }
 
-    /// The last lines that the container wrote to its standard output.
-    pub(crate) fn console(&self) -> PathBuf {
-        self.0.join("console")
+    /// Where crun sends the container's terminal.
+    pub(crate) fn terminal(&self) -> PathBuf {
+        self.0.join("terminal")
+    }
+
+    /// Where those who look at the console come.
+    pub(crate) fn attach(&self) -> PathBuf {
+        self.0.join("attach")
     }
 }

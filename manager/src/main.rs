@@ -2,6 +2,7 @@
 
 mod account;
 mod atomic;
+mod attach;
 mod base;
 mod boot;
 mod bootstrap;
@@ -26,6 +27,7 @@ mod inside;
 mod layout;
 mod live_mount;
 mod lock;
+mod output;
 mod overlay;
 mod ownership;
 mod plan;

@@ -46,6 +46,8 @@ pub(crate) enum Step {
     },
     /// Layers are unmounted.
     Part { folder: PathBuf },
+    /// A file in the container's /dev, over which crun binds its terminal. Undone with that /dev.
+    ConsoleFile { path: PathBuf },
     /// The file system of a block device, mounted for the container. Undone: unmounted.
     Volume { uuid: String, at: PathBuf },
     /// The OCI bundle.
@@ -121,6 +123,7 @@ impl Step {
             Self::Hooks => "hooks",
             Self::SharedFolder { .. } => "shared-folder",
             Self::Devfs { .. } => "devfs",
+            Self::ConsoleFile { .. } => "console-file",
             Self::Layers { .. } => "layers",
             Self::Part { .. } => "part",
             Self::Draft { .. } => "draft",
@@ -165,6 +168,7 @@ impl fmt::Display for Step {
                 write!(f, "make {}", path.display())
             }
             Self::Devfs { at, .. } => write!(f, "mount the container's /dev on {}", at.display()),
+            Self::ConsoleFile { path } => write!(f, "make the file {}", path.display()),
             Self::Volume { uuid, at } => write!(f, "mount the file system {uuid} on {}", at.display()),
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
             Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
@@ -219,6 +223,11 @@ pub(crate) fn start(
             base: layout.base_rootfs(base),
             folder: layout.stored(&definition.name),
             ids: definition.ids,
+        });
+    }
+    if definition.console {
+        steps.push(Step::ConsoleFile {
+            path: folder.devfs().join("dev/console"),
         });
     }
     // Twice the same one is one volume, bound twice.

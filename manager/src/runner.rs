@@ -4,7 +4,7 @@ use crate::base::Base;
 use crate::bootstrap::{self, BootstrapError};
 use crate::broker::{self, RegistrationError};
 use crate::cgroup::{self, CgroupError};
-use crate::crun::{Crun, CrunError};
+use crate::crun::{Crun, CrunError, Output};
 use crate::furnish::{self, Called};
 use crate::hooks::{HookError, Hooks, Turn};
 use crate::ids::Ids;
@@ -25,7 +25,7 @@ use devbroker::host::devfs::{Devfs, DevfsError, Limits};
 use devbroker::model::{ContainerName, InstanceId, Registration};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ pub(crate) struct Running {
     /// The container's root file system.
     pub(crate) rootfs: PathBuf,
     /// Its standard output and error.
-    pub(crate) console: OwnedFd,
+    pub(crate) output: Output,
 }
 
 impl<'a> Runner<'a> {
@@ -170,6 +170,9 @@ impl<'a> Runner<'a> {
             }
             Step::Layers { base, folder, ids } => overlay::mount(base, folder, *ids)?,
             Step::Part { folder } => overlay::unmount(folder)?,
+            Step::ConsoleFile { path } => {
+                fs::File::create_new(path).map_err(io_error("make", path))?;
+            }
             Step::Volume { uuid, at } => volume::mount(uuid, at)?,
             Step::Bundle { path, spec } => {
                 atomic::folder(path, 0o700).map_err(io_error("make", path))?;
@@ -180,7 +183,7 @@ impl<'a> Runner<'a> {
                 atomic::write(&file, &bytes, 0o600).map_err(io_error("write", &file))?;
             }
             Step::Create { .. } => {
-                let pid = Crun::new(self.layout, self.name).create(&self.running()?.console)?;
+                let pid = Crun::new(self.layout, self.name).create(&self.running()?.output)?;
                 let log = self.layout.run_of(self.name).crun_log();
                 self.init = Some(ProcessId::now(pid).map_err(|_| StepError::Gone(log))?);
             }
@@ -363,8 +366,10 @@ impl<'a> Runner<'a> {
             Step::Start { cgroup } => cgroup.kill(Instant::now() + KILL_LIMIT)?,
             Step::Store { path, .. } => store::clear(path)?,
             Step::Draft { path } => store::remove(path)?,
-            // What is in the store goes with the container's folder; what was there before stays as it is.
-            Step::Part { .. }
+            // What is in a /dev goes with it, what is in the store with the container's folder; what was there before stays as it
+            // is.
+            Step::ConsoleFile { .. }
+            | Step::Part { .. }
             | Step::Unpack { .. }
             | Step::Copy { .. }
             | Step::Bootstrap { .. }

@@ -1,19 +1,22 @@
 //! `ctm run`: takes the steps of a start, stays with the container until its first process ends, and undoes them.
 
+use crate::attach::Listener;
 use crate::cgroup;
 use crate::clean::{self, CleanError};
 use crate::console::Console;
+use crate::crun::Output;
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
 use crate::hooks::{HookError, Hooks, Turn};
 use crate::layout::{Layout, RunFolder};
 use crate::lock::{self, LockError};
+use crate::output::Kept;
 use crate::plan;
 use crate::process::{Ending, ProcessId, ending_of};
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
 use crate::state::{self, Last, Phase, State, StateError};
-use crate::{atomic, sys};
+use crate::{atomic, entry, sys};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -22,7 +25,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -103,14 +106,27 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
         steps,
     };
     state.write(&folder)?;
-    let (console, container_end) = Console::open(&folder.console()).map_err(failed("make the console"))?;
+    let kept = Kept::open(layout, name).map_err(failed("keep the container's output"))?;
+    let mut console = Console::new(kept);
+    console.remark("starting");
+    let (output, terminal) = if definition.console {
+        let sockets = UnixListener::bind(folder.terminal())
+            .and_then(|crun| Ok((crun, Listener::bind(&folder.attach())?)));
+        (
+            Output::Terminal,
+            Some(sockets.map_err(failed("make the console"))?),
+        )
+    } else {
+        let end = console.pipe().map_err(failed("make a pipe"))?;
+        (Output::Pipe(end), None)
+    };
     let runner = Runner::new(
         layout,
         name,
         Some(Running {
             instance,
             rootfs: definition.rootfs.clone(),
-            console: container_end,
+            output,
         }),
     );
     Supervisor {
@@ -120,6 +136,7 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
         runner,
         state,
         console,
+        terminal,
         signals,
         notifier: Notifier::from_environment()?,
     }
@@ -150,6 +167,8 @@ struct Supervisor<'a> {
     runner: Runner<'a>,
     state: State,
     console: Console,
+    /// Where crun sends the container's terminal, and where those come who want to see it.
+    terminal: Option<(UnixListener, Listener)>,
     signals: UnixStream,
     notifier: Notifier,
 }
@@ -189,12 +208,19 @@ impl Supervisor<'_> {
                 self.state.init = self.runner.init();
                 self.state.write(&folder)?;
                 held = self.state.init.and_then(ProcessId::open);
+                if let Some((crun, attached)) = self.terminal.take() {
+                    entry::received(&crun)
+                        .and_then(|master| self.console.terminal(master, attached))
+                        .map_err(failed("take over the container's terminal"))?;
+                }
             }
         }
         let (Some(init), Some(held)) = (self.state.init, held) else {
             return Err(StepError::Gone(folder.crun_log()).into());
         };
         self.state.since = Some(state::now());
+        self.console
+            .remark(&format!("running, first process {}", init.pid));
         self.enter_phase(Phase::Running)?;
         let hooks = Hooks::new(self.layout, self.name);
         hooks.first_boot(&mut self.console)?;
@@ -227,18 +253,16 @@ impl Supervisor<'_> {
                 PollFd::new(init, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
             ];
-            if let Some(console) = self.console.readable() {
-                fds.push(PollFd::from_borrowed_fd(console, PollFlags::IN));
-            }
+            fds.extend(self.console.poll_fds());
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(failed("wait for the container")(e.into())),
             }
             let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-            let (ended, signalled, output) = (ready(0), ready(1), ready(2));
-            if output {
+            let (ended, signalled) = (ready(0), ready(1));
+            if fds.iter().skip(2).any(|fd| !fd.revents().is_empty()) {
                 self.console
-                    .drain()
+                    .serve()
                     .map_err(failed("read the container's output"))?;
             }
             if ended {
@@ -248,6 +272,7 @@ impl Supervisor<'_> {
                     .map_err(failed("read the container's output"))?;
                 let ending = ending_of(init);
                 tracing::info!(container = %self.name, "the first process {ending}");
+                self.console.remark(&format!("the first process {ending}"));
                 let asked = asked || self.layout.run_of(self.name).stop_within().exists();
                 let last = Last {
                     instance: self.state.instance.clone(),
@@ -270,6 +295,7 @@ impl Supervisor<'_> {
             }
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 tracing::warn!(container = %self.name, "did not stop in time and is killed");
+                self.console.remark("did not stop in time and is killed");
                 send(init, 9)?;
                 deadline = None;
             }
@@ -295,6 +321,7 @@ impl Supervisor<'_> {
     /// for.
     fn ask_to_stop(&mut self, init: &OwnedFd) -> Result<Instant, RunError> {
         let signal = self.definition.stop_signal;
+        self.console.remark("is asked to stop");
         let timeout = stop_within(&self.layout.run_of(self.name)).unwrap_or(self.definition.stop_timeout);
         // One that is paused hears nothing.
         if let Some(cgroup) = self.state.container_cgroup() {

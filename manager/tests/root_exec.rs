@@ -78,3 +78,34 @@ fn on_a_terminal() {
         "9 as before\n3\n5 as before\n0 as before\n0 as before\n129 as before\n143 as before\n",
     );
 }
+
+/// The first process has a terminal, on which anybody attached can type; what it wrote is kept beyond its end.
+#[test]
+fn the_console() {
+    for userns in ["--userns", "--no-userns"] {
+        let out = printed(
+            "spoken",
+            &format!(
+                "typist() {{ timeout 50 python3 -c \"$TYPIST\" 40 100 \"$@\" 2>&1 || echo $?; }}\n\
+                 ctm create box {userns} --rootfs $ROOTFS --init /bin/sh -c \
+                    'tty </dev/console; while read x; do echo said $x; stty size; [ $x = end ] && exit 4; done' >/dev/null\n\
+                 ctm log box; ctm log -f none 2>/dev/null || echo $?\n\
+                 ctm start box 2>/dev/null; ctm console box 2>&1 || echo $?; ctm stop --timeout 0 box; ctm set box console=true; ctm start box 2>/dev/null\n\
+                 ctm log -f -n 0 box >$TMP/said & own=$!\n\
+                 typist '?leaves' '!one\\n' '?said one' '?40 100' '=20,60' '!two\\n' '?20 60' '!\\x1d' -- ctm console box\n\
+                 typist '?leaves' '-15' -- ctm console box; [ -e /run/ctm/box/attach ] && echo still there\n\
+                 typist '?leaves' '!end\\n' '?said end' '?ended' -- ctm console box\n\
+                 wait $own; tr -d '\\r' <$TMP/said | grep -v -e /dev/ -e ' starting' -e ' running'; ctm log -n 1 box; ctm wait box || true\n\
+                 ctm destroy --yes box; ls -A /run/ctm/.output"
+            ),
+        );
+        assert_eq!(
+            out,
+            "14\nctm: container box has no console; `ctm set box console=true` gives it one at its next start\n1\n\
+             0 as before\n143 as before\nstill there\n0 as before\n\
+             one\nsaid one\n40 100\ntwo\nsaid two\n20 60\nend\nsaid end\n40 100\n\
+             [ctm] the first process exited with code 4\n[ctm] the first process exited with code 4\n4\n",
+            "{userns}"
+        );
+    }
+}

@@ -92,7 +92,7 @@ fn shown() {
             "{MADE}ctm create other --rootfs $ROOTFS --no-userns >/dev/null; ctm status --vzctl other; ctm status --vzctl none\n\
              ctm start box 2>/dev/null; ctm set box description='what it is for'\n\
              ctm list -H -o name,state,hostname,start,description; ctm list -H -s state -o state --running; ctm list -H -o name --stopped\n\
-             ctm list -o name,pid | sed 's/[0-9]\\{{1,\\}}/N/g'; code ctm list -o nothing | head -1; ctm list --json | grep -c '\"hostname\"'\n\
+             ctm list -o name,pid | tr -s ' ' | sed 's/[0-9]\\{{1,\\}}/N/g'; code ctm list -o nothing | head -1; ctm list --json | grep -c '\"hostname\"'\n\
              ctm pause box; ctm status --vzctl box; ctm resume box; ctm status --vzctl box\n\
              ctm status box | grep -c -e 'up for' -e 'what: what it is for'\n\
              pid=$(ctm list -H -o pid --running | tr -d ' '); ctm who $pid; code ctm who $$; code ctm who $pid 1 | sed s/$pid/PID/; code ctm who 4194304 | head -1\n\
@@ -109,7 +109,7 @@ fn shown() {
         format!(
             "CTID other exist unmounted down\nCTID none deleted unmounted down\n\
              other  stopped  other  manual  -\nbox   running  box   manual  what it is for\nrunning\nother\n\
-             NAME   PID\nother    -\nbox   N\ncode 2\n2\n\
+             NAME PID\nother -\nbox N\ncode 2\n2\n\
              CTID box exist mounted running suspended\nCTID box exist mounted running\n2\n\
              box\n-\ncode 1\nPID box\n1 -\ncode 1\ncode 1\n\
              [{{\"pid\":PID,\"container\":\"box\"}}]\n\

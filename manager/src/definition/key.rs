@@ -42,7 +42,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 16] = [
+pub(crate) static KEYS: [Key; 17] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -101,6 +101,15 @@ pub(crate) static KEYS: [Key; 16] = [
         seeded: true,
         read: |value, definition| place(&mut definition.init, value::init(value)),
         show: |definition| strings(&definition.init),
+    },
+    Key {
+        name: "console",
+        about: "Whether its first process has a terminal, which `ctm console` shows.",
+        effect: Effect::NextStart,
+        identity: false,
+        seeded: false,
+        read: |value, definition| place(&mut definition.console, value::boolean(value)),
+        show: |definition| definition.console.into(),
     },
     Key {
         name: "hostname",

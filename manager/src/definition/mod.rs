@@ -50,6 +50,8 @@ pub(crate) struct Definition {
     pub(crate) hostname: String,
     /// Its DNS domain, empty for none.
     pub(crate) domain: String,
+    /// Whether its first process has a terminal.
+    pub(crate) console: bool,
     /// What asks its init to shut down.
     pub(crate) stop_signal: StopSignal,
     /// How long that may take.
@@ -81,6 +83,7 @@ impl Definition {
             init: vec!["/sbin/init".into()],
             hostname: hostname(&name),
             domain: String::new(),
+            console: false,
             stop_signal: StopSignal::TERM,
             stop_timeout: STOP_TIMEOUT,
             no_new_privs: true,
@@ -172,6 +175,7 @@ mod tests {
         definition.init = vec!["/bin/sh".into(), "-c".into(), "echo \"a\\b\"\n\t'é'".into()];
         definition.stop_signal = StopSignal::SYSTEMD;
         definition.no_new_privs = false;
+        definition.console = true;
         assert_eq!(
             parse(&definition.text(&Layout::default())),
             Ok(definition.clone())
@@ -219,7 +223,7 @@ mod tests {
              scan_1.toml:3:12: error: `-x` is no host name\n   |\n 3 | hostname = \"-x\"\n   |            ^^^^\n   \
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
-             = known are description, rootfs, base, userns, init, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
+             = known are description, rootfs, base, userns, init, console, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
              capabilities, start, boot_order, after, mount, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\

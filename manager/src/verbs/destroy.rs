@@ -3,7 +3,7 @@
 use super::{Code, Condition, stop};
 use crate::layout::Layout;
 use crate::state::Last;
-use crate::{broker, cli, definitions, failure, hooks, lock, service, store};
+use crate::{broker, cli, definitions, failure, hooks, lock, output, service, store};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
 use devbroker::model::ContainerKey;
@@ -54,6 +54,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
     failure::forget(layout, name).ok();
     fs::remove_file(layout.beside(".log", name)).ok();
     Last::forget(layout, name);
+    output::forget(layout, name);
     if service::is_available() {
         service::forget_failure(name)?;
     }

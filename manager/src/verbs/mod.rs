@@ -2,6 +2,7 @@
 
 mod change;
 mod code;
+mod console;
 mod create;
 mod destroy;
 mod exec;
@@ -118,6 +119,8 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Wait(arguments) => pause::wait(layout, &arguments.name),
         Verb::Exec(arguments) => exec::exec(layout, &arguments),
         Verb::Enter(arguments) => exec::enter(layout, &arguments),
+        Verb::Console(arguments) => console::console(layout, &arguments.name),
+        Verb::Log(arguments) => console::log(layout, &arguments),
         Verb::List(arguments) => show::list(layout, &arguments),
         Verb::Ps(arguments) => look::ps(layout, &arguments),
         Verb::Du(arguments) => look::du(layout, &arguments),
