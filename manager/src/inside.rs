@@ -5,6 +5,7 @@
 
 use crate::atomic;
 use crate::cgroup::{self, CgroupError, Run};
+use crate::crun::Output;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::plan::{self, Step};
@@ -94,7 +95,7 @@ pub(crate) fn run(
     let running = Running {
         instance,
         rootfs,
-        console,
+        output: Output::Pipe(console),
     };
     let mut runner = Runner::new(layout, name, Some(running));
     let ended = taken(&mut runner, &steps, ours, watcher);
