@@ -34,9 +34,10 @@ fi
 want cc gcc
 want strip binutils
 want make make
+want pkg-config pkg-config
 # cargo fetches crates over HTTPS.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need="$need ca-certificates"
-[ -e /usr/include/stdio.h ] || need="$need libc6-dev"
+pkg-config --exists libudev 2>/dev/null || need="$need libudev-dev libc6-dev"
 if [ "${1:-all}" != build ]; then
   want crun crun
   want python3 python3

@@ -160,18 +160,14 @@ fn last_change(host: &mut Monitors, device: &Loop) -> Changed {
 }
 
 fn udev_properties(device: &Loop) -> std::collections::BTreeMap<String, String> {
-    let output = Command::new("udevadm")
-        .args(["info", "--query=property", "--path"])
-        .arg(device.sysfs())
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| {
-            let (key, value) = line.split_once('=').unwrap();
-            (key.to_owned(), value.to_owned())
+    let device = udev::Device::from_syspath(&device.sysfs()).unwrap();
+    device
+        .properties()
+        .map(|entry| {
+            (
+                entry.name().to_str().unwrap().to_owned(),
+                entry.value().to_str().unwrap().to_owned(),
+            )
         })
         .collect()
 }

@@ -113,8 +113,8 @@ pub enum MessageError {
         /// Its value, shortened.
         value: String,
     },
-    /// It does not look like a message of the kernel or udev at all.
-    #[error("device message without the form of a kernel or udev event; it was ignored")]
+    /// It does not look like a message of the kernel at all.
+    #[error("device message without the form of a kernel event; it was ignored")]
     Form,
 }
 
@@ -212,32 +212,6 @@ pub fn kernel_message(message: &[u8]) -> Result<Properties, MessageError> {
     } else {
         Err(MessageError::Form)
     }
-}
-
-/// `UDEV_MONITOR_MAGIC`, in network order.
-const UDEV_MAGIC: [u8; 4] = 0xfeed_cafe_u32.to_be_bytes();
-
-/// The properties of a message of udev's group, `None` where the device has no number: most have none, and are not worth the
-/// copy. The form is that of `monitor_netlink_header` in systemd's `device-monitor.c`: `libudev`, NUL, then words of four
-/// bytes: the magic number, the header's size, offset and length of the properties, and what filters look at.
-pub fn udev_message(message: &[u8]) -> Result<Option<Properties>, MessageError> {
-    let word = |at: usize| {
-        let bytes = message
-            .get(at..at + 4)
-            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-        bytes.ok_or(MessageError::Form)
-    };
-    if !message.starts_with(b"libudev\0") || word(8)? != UDEV_MAGIC {
-        return Err(MessageError::Form);
-    }
-    let size = |at| usize::try_from(u32::from_ne_bytes(word(at)?)).map_err(|_| MessageError::Form);
-    let (begin, length) = (size(16)?, size(20)?);
-    let end = begin.checked_add(length).ok_or(MessageError::Form)?;
-    let block = message.get(begin..end).ok_or(MessageError::Form)?;
-    let numbered = block
-        .split(|byte| *byte == 0)
-        .any(|entry| entry.starts_with(b"MAJOR="));
-    Ok(numbered.then(|| properties(block)))
 }
 
 #[cfg(test)]
@@ -338,45 +312,9 @@ mod tests {
         }
     }
 
-    fn from_udev(header: &[u8], words: [u32; 2], block: &str) -> Vec<u8> {
-        let mut message = header.to_vec();
-        message.extend(40_u32.to_ne_bytes());
-        message.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-        message.extend([1; 16]);
-        message.extend(block.as_bytes());
-        message
-    }
-
-    #[test]
-    fn messages_of_udev() {
-        let magic = b"libudev\0\xfe\xed\xca\xfe";
-        let block = "ACTION=add\0DEVPATH=/devices/x\0MAJOR=7\0MINOR=1\0";
-        let length = u32::try_from(block.len()).unwrap();
-        let whole = props("ACTION=add DEVPATH=/devices/x MAJOR=7 MINOR=1");
-        assert_eq!(
-            udev_message(&from_udev(magic, [40, length], block)),
-            Ok(Some(whole))
-        );
-        let without = "ACTION=add\0DEVPATH=/devices/x\0X_MAJOR=7\0";
-        let length = u32::try_from(without.len()).unwrap();
-        assert_eq!(udev_message(&from_udev(magic, [40, length], without)), Ok(None));
-        for message in [
-            from_udev(b"libudev\0\xfe\xed\xca\xff", [40, 10], block),
-            from_udev(b"libudew\0\xfe\xed\xca\xfe", [40, 10], block),
-            from_udev(magic, [40, 4000], block),
-            from_udev(magic, [u32::MAX, u32::MAX], block),
-            magic.to_vec(),
-            b"add@/devices/x\0ACTION=add\0".to_vec(),
-        ] {
-            assert_eq!(udev_message(&message), Err(MessageError::Form));
-        }
-    }
-
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes: Vec<u8>, offset: u32, length: u32) {
-            let message = from_udev(b"libudev\0\xfe\xed\xca\xfe", [offset, length], &String::from_utf8_lossy(&bytes));
-            drop(udev_message(&message));
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
             if let Ok(properties) = kernel_message(&bytes) {
                 // Whatever it is, it is an answer.
                 drop(from_properties(properties, Source::Kernel));

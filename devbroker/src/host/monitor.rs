@@ -8,21 +8,20 @@ use super::event::{self, HostEvent, MAX_MESSAGE, MessageError, Source};
 use crate::model::SysPath;
 use crate::sys::socket::attach_filter;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, RecvMsg, SockFlag, SockProtocol, SockType,
-    UnixCredentials, bind, recvfrom, recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
 };
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut};
+use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The receive buffer where the configuration names none. As much as udevd itself has: it is a limit, not an allocation.
 pub const RECEIVE_BUFFER: usize = 128 * 1024 * 1024;
 
-/// The kernel's own multicast group (`enum` in systemd's `device-monitor.c`).
+/// The kernel's own multicast group (`enum` in systemd's `device-monitor.c`; udev's is 2).
 const GROUP_KERNEL: u32 = 1;
-/// udev's, for what has been through its rules.
-const GROUP_UDEV: u32 = 2;
 
 /// A monitor that cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -53,71 +52,63 @@ pub enum MonitorError {
 }
 
 /// udev's events. At an add or change the rules have run and the record is written.
-#[derive(Debug)]
 pub struct UdevMonitor {
-    socket: OwnedFd,
-    buffer: Box<[u8]>,
-    /// Room for the sender's credentials.
-    credentials: Vec<u8>,
+    socket: udev::MonitorSocket,
+}
+
+impl fmt::Debug for UdevMonitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdevMonitor").finish_non_exhaustive()
+    }
 }
 
 impl UdevMonitor {
     /// Listens from now on, with a receive buffer of that many bytes.
     pub fn open(receive_buffer: usize) -> Result<Self, MonitorError> {
-        let socket = open("udev", GROUP_UDEV, receive_buffer, |socket| {
-            setsockopt(socket, sockopt::PassCred, &true).map_err(Into::into)
-        })?;
-        Ok(Self {
-            socket,
-            buffer: vec![0; MAX_MESSAGE].into_boxed_slice(),
-            credentials: nix::cmsg_space!(UnixCredentials),
-        })
+        let failed = |step| {
+            move |source| MonitorError::Open {
+                group: "udev",
+                step,
+                source,
+            }
+        };
+        let builder = udev::MonitorBuilder::new().map_err(failed("udev_monitor_new"))?;
+        let socket = builder.listen().map_err(failed("bind"))?;
+        set_receive_buffer(&socket, receive_buffer).map_err(failed("receive buffer"))?;
+        Ok(Self { socket })
     }
 
     /// The next event, `None` when there is none left.
     pub fn next_event(&mut self) -> Result<Option<HostEvent>, MonitorError> {
         loop {
-            let fd = self.socket.as_raw_fd();
-            let mut parts = [IoSliceMut::new(&mut self.buffer)];
-            let room = Some(self.credentials.as_mut_slice());
-            let (length, is_udevs, cut) =
-                match recvmsg::<NetlinkAddr>(fd, &mut parts, room, MsgFlags::empty()) {
-                    Ok(received) => (
-                        received.bytes,
-                        is_udevs(&received).map_err(read_failed("udev"))?,
-                        received.flags.contains(MsgFlags::MSG_TRUNC),
-                    ),
-                    Err(Errno::EAGAIN) => return Ok(None),
-                    Err(Errno::EINTR) => continue,
-                    Err(Errno::ENOBUFS) => return Ok(Some(HostEvent::Lost)),
-                    Err(error) => return Err(read_failed("udev")(error)),
-                };
-            if !is_udevs {
-                continue;
-            }
-            if cut {
-                return Ok(Some(HostEvent::Lost));
-            }
-            let message = self.buffer.get(..length).unwrap_or_default();
-            let Some(properties) = event::udev_message(message)? else {
-                continue;
+            let Some(event) = self.socket.iter().next() else {
+                // libudev says only here, and only until the next call, why it returned nothing.
+                let error = Errno::last();
+                if error == Errno::ENOBUFS {
+                    return Ok(Some(HostEvent::Lost));
+                }
+                if !matches!(error, Errno::EAGAIN | Errno::EINTR) {
+                    return Err(read_failed("udev")(error));
+                }
+                // It says so as well for a message that it refused (a forged sender, a bad form) with more behind it.
+                if readable(self.as_fd()).map_err(read_failed("udev"))? {
+                    continue;
+                }
+                return Ok(None);
             };
+            // Most events are of devices without a node; they are not worth the copy.
+            if event.devnum().is_none() {
+                continue;
+            }
+            let properties = event
+                .properties()
+                .filter_map(|entry| Some((entry.name().to_str()?.into(), entry.value().to_str()?.into())))
+                .collect();
             if let Some(event) = event::from_properties(properties, Source::Udev)? {
                 return Ok(Some(event));
             }
         }
     }
-}
-
-/// Whether a message was sent to udev's group, by root. Any process can send one to this socket alone.
-fn is_udevs(received: &RecvMsg<'_, '_, NetlinkAddr>) -> Result<bool, Errno> {
-    let to_group = received
-        .address
-        .is_some_and(|sender| sender.groups() == GROUP_UDEV);
-    let by_root = received
-        .cmsgs()?
-        .any(|message| matches!(message, ControlMessageOwned::ScmCredentials(sender) if sender.uid() == 0));
-    Ok(to_group && by_root)
 }
 
 impl AsFd for UdevMonitor {
@@ -142,10 +133,32 @@ pub struct KernelMonitor {
 impl KernelMonitor {
     /// Listens from now on, with a receive buffer of that many bytes.
     pub fn open(receive_buffer: usize) -> Result<Self, MonitorError> {
+        let failed = |step| {
+            move |source: Errno| MonitorError::Open {
+                group: "kernel",
+                step,
+                source: source.into(),
+            }
+        };
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkKObjectUEvent,
+        )
+        .map_err(failed("socket"))?;
         // All but removals stay out of the queue, and do not wake the daemon.
-        let socket = open("kernel", GROUP_KERNEL, receive_buffer, |socket| {
-            attach_filter(socket.as_fd(), &removals_only())
+        attach_filter(socket.as_fd(), &removals_only()).map_err(|source| MonitorError::Open {
+            group: "kernel",
+            step: "filter",
+            source,
         })?;
+        set_receive_buffer(&socket, receive_buffer).map_err(|source| MonitorError::Open {
+            group: "kernel",
+            step: "receive buffer",
+            source,
+        })?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP_KERNEL)).map_err(failed("bind"))?;
         Ok(Self {
             socket,
             buffer: vec![0; MAX_MESSAGE].into_boxed_slice(),
@@ -209,33 +222,17 @@ fn removals_only() -> [libc::sock_filter; 6] {
     ]
 }
 
-/// A socket of one of the groups; `prepare` says what passes before anything can.
-fn open(
-    group: &'static str,
-    number: u32,
-    receive_buffer: usize,
-    prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
-) -> Result<OwnedFd, MonitorError> {
-    let failed = |step| move |source| MonitorError::Open { group, step, source };
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkKObjectUEvent,
-    )
-    .map_err(|error| failed("socket")(error.into()))?;
-    prepare(&socket).map_err(failed("filter"))?;
-    set_receive_buffer(&socket, receive_buffer).map_err(failed("receive buffer"))?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, number)).map_err(|error| failed("bind")(error.into()))?;
-    Ok(socket)
-}
-
 /// Beyond the system's limit where allowed, else up to it.
 fn set_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     match setsockopt(socket, sockopt::RcvBufForce, &bytes) {
         Err(Errno::EPERM) => Ok(setsockopt(socket, sockopt::RcvBuf, &bytes)?),
         other => Ok(other?),
     }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
 fn read_failed(group: &'static str) -> impl Fn(Errno) -> MonitorError {
