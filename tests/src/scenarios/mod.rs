@@ -7,6 +7,7 @@ mod broker_killed;
 mod busy_restart;
 mod ctm_basic;
 mod ctm_boot_ten;
+mod ctm_create;
 mod ctm_on_plug;
 mod daemon_reload;
 mod demo_host;
@@ -89,6 +90,7 @@ pub const ALL: &[Scenario] = &[
     scenario("busy-restart", "the broker is started again while udev is busy: what is placed stays, what is new waits", busy_restart::run),
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("ctm-boot-ten", "ten containers at boot with two devices, in their order; one that fails says why", ctm_boot_ten::run),
+    scenario("ctm-create", "base systems shared by two containers, clones, a recipe; interrupted and repeated; a full disk", ctm_create::run),
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
