@@ -31,6 +31,7 @@ const PROGRAMS: [(&str, &str); 7] = [
 ];
 
 /// What was seen of the host.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) root: bool,
@@ -38,6 +39,8 @@ pub(super) struct Facts {
     pub(super) capabilities: u64,
     /// Whether this is the user namespace that owns the devices.
     pub(super) own_users: bool,
+    /// Whether a user namespace can be made: not in a chroot, nor where a sysctl forbids it.
+    pub(super) new_users: bool,
     /// What kind of container this is, as systemd has noted it.
     pub(super) container: Option<String>,
     /// Where a cgroup v2 hierarchy is mounted.
@@ -87,6 +90,7 @@ pub(super) fn facts() -> Result<Facts> {
         own_users: text("/proc/self/uid_map")?
             .split_whitespace()
             .eq(["0", "0", "4294967295"]),
+        new_users: quietly("unshare", &["--user", "true"]),
         container: fs::read_to_string("/run/systemd/container")
             .ok()
             .map(|kind| kind.trim().to_owned()),
@@ -170,6 +174,12 @@ pub(super) fn obstacles(facts: &Facts) -> Vec<String> {
             "this is a user namespace, in which no device can be made: run it as the host's root".into(),
         );
     }
+    if !facts.new_users {
+        found.push(
+            "no user namespace can be made here: leave the chroot, or set user.max_user_namespaces above 0"
+                .into(),
+        );
+    }
     let missing: Vec<_> = CAPABILITIES
         .into_iter()
         .filter(|(bit, _)| facts.capabilities & (1 << bit) == 0)
@@ -212,6 +222,7 @@ mod tests {
             root: true,
             capabilities: u64::MAX,
             own_users: true,
+            new_users: true,
             container: None,
             cgroup: Some("/sys/fs/cgroup".into()),
             bpf: true,
@@ -224,7 +235,7 @@ mod tests {
     #[test]
     fn each_obstacle_is_named_with_its_remedy() {
         assert_eq!(obstacles(&good()), [""; 0]);
-        let cases: [(Facts, &[&str]); 6] = [
+        let cases: [(Facts, &[&str]); 7] = [
             (
                 Facts {
                     root: false,
@@ -240,6 +251,15 @@ mod tests {
                     ..good()
                 },
                 &["this is a container (lxc): devices come and go on its host; run it there"],
+            ),
+            (
+                Facts {
+                    new_users: false,
+                    ..good()
+                },
+                &[
+                    "no user namespace can be made here: leave the chroot, or set user.max_user_namespaces above 0",
+                ],
             ),
             (
                 Facts {

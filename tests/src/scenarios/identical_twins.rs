@@ -81,9 +81,17 @@ fn by_port(vm: &Vm) -> Result<()> {
     two.unplug()?;
     vm.until("! ls /dev/ttyUSB* 2>/dev/null")?;
     drop((line_one, line_two));
-    let (_, _line_two) = two.plug("1")?;
+    let (_, line_two) = two.plug("1")?;
+    let (_, line_one) = one.plug("2")?;
+    each_has_its_own("/dev/ttyUSB0", "/dev/ttyUSB1")?;
+    // And the last of the four orders.
+    one.unplug()?;
+    two.unplug()?;
+    vm.until("! ls /dev/ttyUSB* 2>/dev/null")?;
+    drop((line_one, line_two));
     let (_, _line_one) = one.plug("2")?;
-    each_has_its_own("/dev/ttyUSB0", "/dev/ttyUSB1")
+    let (_, _line_two) = two.plug("1")?;
+    each_has_its_own("/dev/ttyUSB1", "/dev/ttyUSB0")
 }
 
 fn one_alias(vm: &Vm) -> Result<()> {
