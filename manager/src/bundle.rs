@@ -7,55 +7,31 @@ use crate::definition::{Definition, MountDefinition, MountSource};
 use crate::ids::Ids;
 use crate::layout::RunFolder;
 use crate::signal::StopSignal;
+use crate::{privilege, seccomp};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Arch, BoxBuilder, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder,
-    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder,
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder, Mount, MountBuilder,
+    BoxBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
     get_default_readonly_paths,
 };
 use std::collections::HashSet;
 use std::path::Path;
 
-/// What every container may do; nothing that reaches beyond it.
-const CAPABILITIES: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
-/// What it may do besides where these reach no further than its own namespaces.
-const NAMESPACED: [Capability; 2] = [Capability::NetAdmin, Capability::SysBoot];
+/// Hidden besides what always is: how much energy the host's processors take tells what they compute.
+const MASKED: [&str; 1] = ["/sys/devices/virtual/powercap"];
+/// Not to be written to besides what never is: what the kernel says in its log, triggers on the host's load.
+const READ_ONLY: [&str; 2] = ["/proc/dynamic_debug", "/proc/pressure"];
 
-/// Calls that no container needs and that reach beyond it. bpf(2) above all: a plain container's root could take our
-/// device program off its own cgroup.
-const DENIED: [&str; 8] = [
-    "bpf",
-    "delete_module",
-    "finit_module",
-    "init_module",
-    "kexec_file_load",
-    "kexec_load",
-    "open_by_handle_at",
-    "userfaultfd",
-];
-/// EPERM
-const EPERM: u32 = 1;
+fn with(mut paths: Vec<String>, more: &[&str]) -> Vec<String> {
+    paths.extend(more.iter().map(ToString::to_string));
+    paths
+}
 
 /// The configuration with which crun runs `definition`; `cgroup` is below the cgroup v2 mount.
 pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> Result<Spec, OciSpecError> {
-    let capabilities = capabilities(definition);
+    let capabilities = privilege::capabilities(definition.ids, &definition.capabilities);
+    let seccomp = seccomp::filter(&capabilities)?;
     let none = HashSet::new();
     let mut process = ProcessBuilder::default()
         .terminal(definition.console)
@@ -98,9 +74,9 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
                 ])
                 .build()?,
         )
-        .masked_paths(get_default_maskedpaths())
-        .readonly_paths(get_default_readonly_paths())
-        .seccomp(seccomp()?);
+        .masked_paths(with(get_default_maskedpaths(), &MASKED))
+        .readonly_paths(with(get_default_readonly_paths(), &READ_ONLY))
+        .seccomp(seccomp);
     if let Ids::Block(block) = definition.ids {
         let mapping = LinuxIdMappingBuilder::default()
             .container_id(0_u32)
@@ -127,22 +103,6 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
         spec.set_domainname(Some(definition.domain.clone()));
     }
     Ok(spec)
-}
-
-/// The usual capabilities with the definition's changes, of which later ones win.
-fn capabilities(definition: &Definition) -> HashSet<Capability> {
-    let mut set: HashSet<_> = CAPABILITIES.into_iter().collect();
-    if definition.ids != Ids::Host {
-        set.extend(NAMESPACED);
-    }
-    for change in &definition.capabilities {
-        if change.given {
-            set.insert(change.capability);
-        } else {
-            set.remove(&change.capability);
-        }
-    }
-    set
 }
 
 fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
@@ -276,29 +236,6 @@ fn mount_at(
         .build()
 }
 
-/// Denies what is in [`DENIED`], by every way of calling that this kind of machine knows.
-fn seccomp() -> Result<LinuxSeccomp, OciSpecError> {
-    let architectures = if cfg!(target_arch = "x86_64") {
-        vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32]
-    } else if cfg!(target_arch = "aarch64") {
-        vec![Arch::ScmpArchAarch64, Arch::ScmpArchArm]
-    } else {
-        // None named: the one crun runs on, and no other.
-        Vec::new()
-    };
-    LinuxSeccompBuilder::default()
-        .default_action(LinuxSeccompAction::ScmpActAllow)
-        .architectures(architectures)
-        .syscalls(vec![
-            LinuxSyscallBuilder::default()
-                .names(DENIED.map(String::from).to_vec())
-                .action(LinuxSeccompAction::ScmpActErrno)
-                .errno_ret(EPERM)
-                .build()?,
-        ])
-        .build()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,7 +301,7 @@ mod tests {
         );
         let call = &spec["linux"]["seccomp"]["syscalls"][0];
         assert_eq!(call["action"], json!("SCMP_ACT_ERRNO"));
-        assert_eq!(call["names"][0], json!("bpf"));
+        assert_eq!(call["names"][1], json!("bpf"));
         assert_eq!(spec["linux"]["seccomp"]["defaultAction"], json!("SCMP_ACT_ALLOW"));
     }
 
@@ -387,7 +324,7 @@ mod tests {
             json!(types),
             json!(["pid", "mount", "uts", "ipc", "network", "cgroup", "user"])
         );
-        assert_eq!(spec["linux"]["seccomp"]["syscalls"][0]["names"][0], json!("bpf"));
+        assert_eq!(spec["linux"]["seccomp"]["syscalls"][0]["names"][1], json!("bpf"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::account::Wanted;
 use crate::bootstrap::Distro;
-use crate::definition::Edit;
+use crate::definition::{CapabilityChange, Edit};
 use crate::recipe::is_word;
 use crate::signal::AnySignal;
 use crate::verbs::ColumnName;
@@ -141,9 +141,12 @@ pub(crate) struct Create {
     /// Give the container a user namespace with host ids of its own (the default).
     #[arg(long, overrides_with = "no_userns")]
     pub(crate) userns: bool,
-    /// Let the container's ids be the host's.
-    #[arg(long, overrides_with = "userns")]
+    /// Let the container's ids be the host's: its root is the host's root, held by fewer capabilities and the filters.
+    #[arg(long, visible_alias = "privileged-root", overrides_with = "userns")]
     pub(crate) no_userns: bool,
+    /// Give its root a capability, or take one away: `+SYS_TIME`, `-NET_RAW`. Can be said several times.
+    #[arg(long, allow_hyphen_values = true, value_name = "+X|-X")]
+    pub(crate) cap: Vec<CapabilityChange>,
     /// Show what would be done and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -506,6 +509,25 @@ mod tests {
         };
         assert_eq!(create.init, ["/bin/sh", "-c", "true"]);
         assert!(create.no_userns && !create.userns);
+        let cli = Cli::try_parse_from([
+            "ctm",
+            "create",
+            "a",
+            "--tar",
+            "x",
+            "--cap",
+            "+SYS_TIME",
+            "--cap",
+            "-NET_RAW",
+            "--privileged-root",
+        ])
+        .unwrap();
+        let Verb::Create(create) = cli.verb else {
+            panic!("not create");
+        };
+        let caps: Vec<_> = create.cap.iter().map(ToString::to_string).collect();
+        assert_eq!(caps, ["+SYS_TIME", "-NET_RAW"]);
+        assert!(create.no_userns);
         for bad in [
             &["ctm", "create", "a", "--distro", "debian"][..],
             &["ctm", "create", "a", "--distro", "debian:x", "--package", "-x"],

@@ -197,7 +197,10 @@ pub fn programs() -> Result<PathBuf> {
     for program in PROGRAMS {
         install(&target.join("debug").join(program), &share.join(program))?;
     }
-    install(&target.join(TRIPLE).join("release/probe"), &share.join("probe"))?;
+    for program in ["probe", "attack"] {
+        let built = target.join(TRIPLE).join("release").join(program);
+        install(&built, &share.join(program))?;
+    }
     Ok(share)
 }
 

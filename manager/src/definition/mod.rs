@@ -182,7 +182,7 @@ mod tests {
         );
         definition.description = "what \"it\" is".into();
         definition.domain = "example.org".into();
-        definition.capabilities = vec!["+SYS_TIME".parse().unwrap(), "-NET_RAW".parse().unwrap()];
+        definition.capabilities = vec!["+SYS_PTRACE".parse().unwrap(), "-NET_RAW".parse().unwrap()];
         definition.start = Start::Device("epson".parse().unwrap());
         definition.boot_order = 7;
         definition.after = vec!["db".parse().unwrap()];

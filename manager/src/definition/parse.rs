@@ -4,6 +4,7 @@ use super::value::{Fault, string};
 use super::{Definition, key};
 use crate::ids::Ids;
 use crate::layout::Layout;
+use crate::privilege::{self, Ineffective};
 use devbroker::config::{Diagnostic, Source};
 use devbroker::model::{ContainerName, Origin};
 use std::collections::BTreeMap;
@@ -68,11 +69,27 @@ pub(crate) fn parse(
         )));
     }
     if faults.is_empty() {
+        faults.extend(ineffective(&parsed));
+    }
+    if faults.is_empty() {
         return Ok(parsed);
     }
     let mut faults: Vec<_> = faults.into_iter().map(|fault| fault.diagnostic).collect();
     faults.sort_by_key(|fault| (fault.origin.file.clone(), fault.origin.line, fault.column));
     Err(Faults(faults))
+}
+
+/// What a definition says as a whole that each of its values does not: a capability that cannot count.
+fn ineffective(parsed: &Parsed) -> Option<Found> {
+    let Definition {
+        ids, capabilities, ..
+    } = &parsed.definition;
+    let fault = privilege::check(*ids, capabilities).err()?;
+    let origin = parsed.origins.get("capabilities")?.clone();
+    Some(Found {
+        diagnostic: Diagnostic::at(origin, fault.to_string()).help(Ineffective::REMEDY),
+        is_whole: false,
+    })
 }
 
 /// The profile that a definition names, if it can be read as far as that. What is wrong with it [`parse`] says.

@@ -5,7 +5,7 @@ use crate::cli;
 use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
-use crate::{atomic, lock, service};
+use crate::{atomic, lock, privilege, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
 use serde::Serialize;
@@ -264,6 +264,12 @@ pub(super) fn config(layout: &Layout, arguments: &cli::Config) -> Result<Code> {
             (Some(file), Some(line)) => writeln!(out, "{text:width$}  # {}:{line}", file.display())?,
             _ => writeln!(out, "{text:width$}  # usual")?,
         }
+    }
+    let Definition {
+        ids, capabilities, ..
+    } = &parsed.definition;
+    for how in privilege::unconfined(*ids, capabilities) {
+        writeln!(out, "# not confined: {how}")?;
     }
     Ok(Code::Done)
 }

@@ -78,6 +78,7 @@ pub(super) fn status(layout: &Layout, arguments: &cli::Status) -> Result<Code> {
             ("pid", view.pid.map(|pid| pid.to_string())),
             ("up for", view.uptime().map(span)),
             ("userns", Some(view.userns())),
+            ("not confined", view.not_confined()),
             ("rootfs", path(&view.rootfs)),
             ("instance", view.instance.as_ref().map(ToString::to_string)),
             ("cgroup", path(&view.cgroup)),

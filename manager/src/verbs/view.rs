@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::plan::Step;
+use crate::privilege;
 use crate::state::{Last, State};
 use crate::table::Cell;
 use crate::usage::{Usage, bytes, span};
@@ -28,6 +29,8 @@ pub(super) struct View {
     pub(super) since: Option<u64>,
     /// The host's ids of the container's user namespace.
     pub(super) userns: Option<[u32; 2]>,
+    /// By which capabilities its root is the host's, and how; empty for one that is held.
+    pub(super) unconfined: Vec<String>,
     pub(super) rootfs: Option<PathBuf>,
     pub(super) hostname: Option<String>,
     pub(super) description: Option<String>,
@@ -71,6 +74,9 @@ impl View {
                 Ids::Host => None,
                 Ids::Block(block) => Some([block.first, block.count]),
             }),
+            unconfined: definition.as_ref().map_or_else(Vec::new, |definition| {
+                privilege::unconfined(definition.ids, &definition.capabilities)
+            }),
             hostname: definition.as_ref().map(|definition| definition.hostname.clone()),
             description: definition
                 .as_ref()
@@ -98,6 +104,11 @@ impl View {
             (None, None) => "no".into(),
             (None, Some(_)) => "?".into(),
         }
+    }
+
+    /// How it is the host's root, for one that is.
+    pub(super) fn not_confined(&self) -> Option<String> {
+        (!self.unconfined.is_empty()).then(|| self.unconfined.join("; "))
     }
 
     /// How long it has been up.

@@ -8,3 +8,4 @@
 pub mod frame;
 pub mod look;
 pub mod plugged;
+pub mod raw;

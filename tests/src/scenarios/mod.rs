@@ -8,6 +8,8 @@ mod busy_restart;
 mod ctm_basic;
 mod ctm_boot_ten;
 mod ctm_create;
+mod ctm_caps;
+mod ctm_hostile;
 mod ctm_on_plug;
 mod daemon_reload;
 mod demo_host;
@@ -91,6 +93,8 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-basic", "containers, plain and with own users, by ctm and by systemd: closed by default, nothing left", ctm_basic::run),
     scenario("ctm-boot-ten", "ten containers at boot with two devices, in their order; one that fails says why", ctm_boot_ten::run),
     scenario("ctm-create", "base systems shared by two containers, clones, a recipe; interrupted and repeated; a full disk", ctm_create::run),
+    scenario("ctm-caps", "one capability more or less and nothing else changes; what cannot count is refused, what is not confined shown", ctm_caps::run),
+    scenario("ctm-hostile", "a hostile root in a default container: no known way leads to the host, whatever verb touches its files", ctm_hostile::run),
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),

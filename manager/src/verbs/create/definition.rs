@@ -36,6 +36,7 @@ pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Fou
     if !arguments.init.is_empty() {
         definition.init.clone_from(&arguments.init);
     }
+    definition.capabilities.extend_from_slice(&arguments.cap);
     let text = found.text(layout, &definition)?;
     definitions::parsed(layout, name, text.as_bytes())
         .with_context(|| format!("cannot create container {name}"))?;
