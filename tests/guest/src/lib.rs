@@ -9,3 +9,4 @@ pub mod frame;
 pub mod look;
 pub mod plugged;
 pub mod raw;
+pub mod typist;

@@ -78,7 +78,7 @@ fn life(vm: &Vm, users: Users, cgroup: &str) -> Result<()> {
     container.destroy()?;
     ensure!(vm.run("ctm status box")?.status == 14);
     ensure!(
-        vm.ok("ls -A /var/lib/ctm /etc/ctm/containers | grep -v :")?
+        vm.ok("ls -A /var/lib/ctm /etc/ctm/containers | grep -v -e : -e '^[.]booted$'")?
             .is_empty()
     );
     nothing_runs(vm)

@@ -14,6 +14,10 @@
 //! probe wait-path [--gone] PATH [SECONDS]
 //! probe await-usb port:3.2|gadget:0:04b8:011f NODES
 //!                                        waits for the device and so many nodes; prints its folder and them
+//! probe type ROWS COLUMNS STEP... -- COMMAND...
+//!                                        a person at a terminal, outside of containers: ?TEXT waits for it, !TEXT types it,
+//!                                        =ROWS,COLUMNS resizes, -NUMBER signals, . closes the window; prints all it showed,
+//!                                        then `ended CODE, terminal as before|changed|closed`
 //! ```
 
 use std::env;
@@ -27,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use devbroker_guest::look::{Face, Outcome, open};
 use devbroker_guest::plugged::{Place, nodes};
+use devbroker_guest::typist::Session;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -37,6 +42,20 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    // Its words are the session's own.
+    if let Some(("type", words)) = arguments
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let Some(session) = Session::parse(&words) else {
+            return usage();
+        };
+        return match session.run().and_then(say) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failure(&error),
+        };
+    }
     let (flags, words): (Vec<&str>, Vec<&str>) = arguments
         .iter()
         .map(String::as_str)
@@ -80,17 +99,18 @@ fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            // Nowhere else to say it.
-            writeln!(io::stderr(), "probe: {error}").ok();
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error),
     }
 }
 
+fn failure(error: &io::Error) -> ExitCode {
+    // Nowhere else to say it.
+    writeln!(io::stderr(), "probe: {error}").ok();
+    ExitCode::FAILURE
+}
+
 fn usage() -> ExitCode {
-    let text =
-        "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path|await-usb ... (see its source)";
+    let text = "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path|await-usb|type ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
