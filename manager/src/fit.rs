@@ -8,13 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Units that look after consoles, and those that look after devices and modules.
-const GETTYS: [&str; 4] = [
-    "getty@.service",
-    "serial-getty@.service",
-    "console-getty.service",
-    "container-getty@.service",
-];
+/// Units of consoles that no container has (the one on its own console stays), and those that look after devices and modules.
+const GETTYS: [&str; 2] = ["getty@.service", "serial-getty@.service"];
 const DEVICES: [&str; 9] = [
     "systemd-udevd.service",
     "systemd-udevd-control.socket",
@@ -321,8 +316,6 @@ mod tests {
                 &[
                     "/etc/systemd/system/getty@.service -> /dev/null",
                     "/etc/systemd/system/serial-getty@.service -> /dev/null",
-                    "/etc/systemd/system/console-getty.service -> /dev/null",
-                    "/etc/systemd/system/container-getty@.service -> /dev/null",
                     "/etc/inittab 644 \"id:2:initdefault:\\n#1:23:respawn:/sbin/getty 38400 tty1\\n\"",
                 ][..],
             ),

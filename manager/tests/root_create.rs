@@ -345,7 +345,7 @@ fn a_distribution() {
          \x20   \"what\": \"debian:bookworm amd64 extract +tiny\",\n\
          box1\n127.0.0.1\tlocalhost\n127.0.1.1\tbox1.example.org box1\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\nroot:!:1:0:99999:7:::\nLANG=C.UTF-8\nAPT::Install-Recommends \"false\";\n\
-         /etc/shadow 640 0\n/etc/machine-id 644 0\n/etc/hosts 644 0\nconsole-getty.service\ncontainer-getty@.service\ngetty@.service\n\
+         /etc/shadow 640 0\n/etc/machine-id 644 0\n/etc/hosts 644 0\ngetty@.service\nkmod-static-nodes.service\nmodprobe@.service\n\
          ../proc/self/mounts\n/dev/null\n"
     );
 }
