@@ -419,3 +419,19 @@ fn a_hostile_tree_and_a_recipe() {
     );
     assert_eq!(out, "1\nin the root file system\nmotd\nold\n");
 }
+
+/// ctm is killed while a recipe's command is being started or runs: nothing of it runs or is mounted once the next create is done.
+#[test]
+fn killed_while_a_recipe_runs() {
+    let out = told(
+        "burnt",
+        "tar -C $ROOTFS -cf $TMP/a.tar .; printf '[[file]]\\npath = \"/etc/put\"\\ncontent = \"x\"\\n[[run]]\\ninside = \"sleep 1000\"\\n' >$TMP/slow\n\
+         printf '[[run]]\\ninside = \"true\"\\n' >$TMP/quick\n\
+         for point in put shared-folder devfs bundle create filter start; do\n\
+         CTM_FAIL_POINT=after:$point ctm create box --tar $TMP/a.tar --recipe $TMP/slow >/dev/null 2>&1 && echo $point: not reached\n\
+         ctm create box --tar $TMP/a.tar --recipe $TMP/quick --init /bin/sleep 1000 >/dev/null 2>$TMP/said || cat $TMP/said\n\
+         { ls -A /run/ctm | grep -v '^\\.'; ls -A /run/ctm/.crun; ls /sys/fs/bpf/devbroker; ls -d /sys/fs/cgroup/ctm/box; grep -e /run/ctm/ -e /var/lib/ctm /proc/self/mountinfo; } 2>/dev/null || true\n\
+         ls /var/lib/ctm/box/upper/etc/put 2>/dev/null || true; ctm destroy box --yes || echo $point: stays; done; ls /var/lib/ctm",
+    );
+    assert_eq!(out, "");
+}
