@@ -89,7 +89,11 @@ fn a_device_that_comes_again_is_another() {
     device.add();
     let added = host.changed(&device, Action::Add);
     assert_eq!(added.from, Source::Udev);
-    let node = host.reader.read(&path, Some(&added)).unwrap().unwrap();
+    let node = host
+        .reader
+        .read(&path, Some(&mut added.clone()))
+        .unwrap()
+        .unwrap();
     let meta = fs::metadata(format!("/dev/{}", device.name())).unwrap();
     assert_eq!(node.devnum, DevNum::from_dev(DevKind::Block, meta.rdev()));
     assert_eq!(node.devname.as_str(), device.name());
@@ -116,7 +120,7 @@ fn a_device_that_comes_again_is_another() {
         .into_iter()
         .find(|node| node.syspath() == &path)
         .expect("the scan has it");
-    let told = host.reader.read(&path, Some(&last)).unwrap().unwrap();
+    let told = host.reader.read(&path, Some(&mut last.clone())).unwrap().unwrap();
     assert_eq!(scanned, told);
     // libudev reads the record and sysfs the same way.
     let by_libudev = udev_properties(&device);
@@ -144,7 +148,11 @@ fn a_device_that_comes_again_is_another() {
     device.add();
     let again = host.changed(&device, Action::Add);
     assert!(again.seqnum > by_kernel.seqnum);
-    let next = host.reader.read(&path, Some(&again)).unwrap().unwrap();
+    let next = host
+        .reader
+        .read(&path, Some(&mut again.clone()))
+        .unwrap()
+        .unwrap();
     assert_eq!(next.devnum, node.devnum);
     assert_ne!(next.incarnation(), node.incarnation());
     assert!(!host.reader.still_is(&node).unwrap());
@@ -315,7 +323,11 @@ fn a_scan_while_udev_is_behind_joins_no_old_record_to_the_new_device() {
     let mut order = Order::default();
     device.add();
     let added = host.changed(&device, Action::Add);
-    let first = host.reader.read(&path, Some(&added)).unwrap().unwrap();
+    let first = host
+        .reader
+        .read(&path, Some(&mut added.clone()))
+        .unwrap()
+        .unwrap();
     // Two changes are in udev's queue when the device goes and another takes its place and number.
     device.change();
     device.change();
@@ -343,7 +355,7 @@ fn a_scan_while_udev_is_behind_joins_no_old_record_to_the_new_device() {
     drop(held);
     let old = host.changed(&device, Action::Change);
     // Also for one who had not seen the removal, as it was before his scan.
-    assert_eq!(host.reader.read(&path, Some(&old)).unwrap(), None);
+    assert_eq!(host.reader.read(&path, Some(&mut old.clone())).unwrap(), None);
     assert!(!order.admit(&HostEvent::Changed(old)), "of the former device");
     // udev has written it anew for the former device's first change, after the node was made.
     let held = slow.hold();
@@ -355,7 +367,11 @@ fn a_scan_while_udev_is_behind_joins_no_old_record_to_the_new_device() {
     let late = HostEvent::Removed(host.removed_by_udev(&device));
     assert!(!order.admit(&late), "the same removal again");
     let added = host.changed(&device, Action::Add);
-    let second = host.reader.read(&path, Some(&added)).unwrap().unwrap();
+    let second = host
+        .reader
+        .read(&path, Some(&mut added.clone()))
+        .unwrap()
+        .unwrap();
     assert!(order.admit(&HostEvent::Changed(added)));
     assert_ne!(second.incarnation(), first.incarnation());
     assert_eq!(second.devnum, first.devnum);

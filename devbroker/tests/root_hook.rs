@@ -95,7 +95,10 @@ fn the_hook_alone_carries_what_udev_knows() {
     };
     assert_eq!((added.action, added.from), (Action::Add, Source::Hook));
     let mut reader = Reader::new(BTreeSet::new());
-    let node = reader.read(&added.syspath, Some(&added)).unwrap().unwrap();
+    let node = reader
+        .read(&added.syspath, Some(&mut added.clone()))
+        .unwrap()
+        .unwrap();
     assert_eq!(
         node.properties.get("DEVBROKER_ALIAS").map(String::as_str),
         Some("mine")
@@ -115,7 +118,7 @@ fn the_hook_alone_carries_what_udev_knows() {
     };
     assert_eq!(broadcast.seqnum, added.seqnum);
     assert_eq!(
-        reader.read(&added.syspath, Some(&broadcast)).unwrap(),
+        reader.read(&added.syspath, Some(&mut broadcast.clone())).unwrap(),
         Some(node.clone())
     );
     // udev has forgotten what was said at the add alone.

@@ -7,7 +7,7 @@ use crate::config::{Config, Grant};
 use crate::host::alias_targets::Presence;
 use crate::host::event::{HostEvent, Removed, Source};
 use crate::host::monitor::Order;
-use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, Role, SysPath};
+use crate::model::{AliasName, HostNode, Incarnation, Role, SysPath};
 use crate::plan::{Placed, Want};
 use crate::policy::{self, AliasRecord, Anchor, Binding, Candidate, Member};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +61,8 @@ pub(super) struct HostState {
     /// The nodes that speak for each alias: a hot-plug looks at no others.
     speakers: BTreeMap<AliasName, BTreeSet<SysPath>>,
     bound: BTreeMap<AliasName, Bound>,
+    /// What [`policy::keys_text`] says of each alias of the configuration in force.
+    keys: BTreeMap<AliasName, String>,
     dirty: BTreeSet<AliasName>,
     stamp: u64,
 }
@@ -307,6 +309,11 @@ impl HostState {
                 .extend(known.candidates.iter().map(|candidate| candidate.alias.clone()));
             self.know(syspath, known);
         }
+        self.keys = config
+            .aliases
+            .iter()
+            .map(|(alias, one)| (alias.clone(), policy::keys_text(Some(one))))
+            .collect();
         self.stamp += 1;
         self.dirty.extend(config.aliases.keys().cloned());
         self.dirty.extend(self.bound.keys().cloned());
@@ -335,10 +342,10 @@ impl HostState {
                 .bound
                 .get(alias)
                 .and_then(|bound| bound.binding.bound.as_ref());
-            let keys = policy::keys_text(config.aliases.get(alias));
+            let keys = self.keys.get(alias).map(String::as_str).unwrap_or_default();
             bindings.insert(
                 alias.clone(),
-                policy::bind(&anchors, holder, records.get(alias), &keys),
+                policy::bind(&anchors, holder, records.get(alias), keys),
             );
         }
         // Where an alias is bound anew, what lies behind a hub may pass from or to the hub's alias; and a node that came or
@@ -394,18 +401,6 @@ impl HostState {
             .map(|(alias, _)| alias.clone())
             .collect()
     }
-}
-
-/// The containers that are granted one of the aliases that changed.
-pub(super) fn concerned(
-    granted: &BTreeMap<ContainerRef, Vec<Grant>>,
-    changed: &BTreeMap<AliasName, Option<Bound>>,
-) -> Vec<ContainerRef> {
-    granted
-        .iter()
-        .filter(|(_, grants)| grants.iter().any(|grant| changed.contains_key(&grant.alias)))
-        .map(|(container, _)| container.clone())
-        .collect()
 }
 
 /// What a container is granted of the devices that are there; of those that udev is not done with, only what is `placed` in

@@ -2,6 +2,7 @@
 
 mod answers;
 mod foreign;
+mod granted;
 mod history;
 mod host_state;
 mod inputs;

@@ -261,8 +261,8 @@ impl Daemon {
         for event in events {
             match event {
                 HostEvent::Removed(removed) => self.state.removed(removed),
-                HostEvent::Changed(changed) => {
-                    let node = self.state.read(&changed);
+                HostEvent::Changed(mut changed) => {
+                    let node = self.state.read(&mut changed);
                     let removals = self.inputs.removals();
                     self.take(removals);
                     self.state.changed(changed, node);

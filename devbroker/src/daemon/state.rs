@@ -9,13 +9,14 @@ mod publish;
 mod settle;
 
 use super::foreign::{Bus, ForeignDone};
-use super::host_state::HostState;
+use super::granted::Granted;
+use super::host_state::{Came, HostState};
 use super::paths::Paths;
 use super::retry::Retry;
 use super::served::Served;
 use super::storage::Storage;
 use crate::api::{EventKind, EventLog, EventView};
-use crate::config::{Config, Diagnostic, Grant, Loaded, Loader};
+use crate::config::{Config, Diagnostic, Loaded, Loader};
 use crate::host::alias_links::AliasFolder;
 use crate::host::alias_targets::AliasTargets;
 use crate::host::remember::Remember;
@@ -45,8 +46,10 @@ pub(super) struct State {
     folder: AliasFolder,
     pub(super) containers: BTreeMap<ContainerRef, Served>,
     /// Grants by container, of the configuration in force.
-    pub(super) granted: BTreeMap<ContainerRef, Vec<Grant>>,
+    pub(super) granted: Granted,
     dirty: BTreeSet<ContainerRef>,
+    /// What came since the last settling and is still to be told.
+    came: Vec<Came>,
     /// Registrations that cannot be served, and why.
     pub(super) unserved: BTreeMap<ContainerRef, String>,
     pub(super) log: EventLog,
@@ -102,8 +105,9 @@ impl State {
             storage,
             remember,
             containers: BTreeMap::new(),
-            granted: BTreeMap::new(),
+            granted: Granted::default(),
             dirty: BTreeSet::new(),
+            came: Vec::new(),
             unserved: BTreeMap::new(),
             log: EventLog::default(),
             bus: outside.0,

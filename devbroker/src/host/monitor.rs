@@ -54,6 +54,8 @@ pub enum MonitorError {
 /// udev's events. At an add or change the rules have run and the record is written.
 pub struct UdevMonitor {
     socket: udev::MonitorSocket,
+    /// What was told last: given back with the next look, when nobody waits for what this told.
+    last: Option<udev::Event>,
 }
 
 impl fmt::Debug for UdevMonitor {
@@ -75,11 +77,12 @@ impl UdevMonitor {
         let builder = udev::MonitorBuilder::new().map_err(failed("udev_monitor_new"))?;
         let socket = builder.listen().map_err(failed("bind"))?;
         set_receive_buffer(&socket, receive_buffer).map_err(failed("receive buffer"))?;
-        Ok(Self { socket })
+        Ok(Self { socket, last: None })
     }
 
     /// The next event, `None` when there is none left.
     pub fn next_event(&mut self) -> Result<Option<HostEvent>, MonitorError> {
+        self.last = None;
         loop {
             let Some(event) = self.socket.iter().next() else {
                 // libudev says only here, and only until the next call, why it returned nothing.
@@ -104,6 +107,7 @@ impl UdevMonitor {
                 .properties()
                 .filter_map(|entry| Some((entry.name().to_str()?.into(), entry.value().to_str()?.into())))
                 .collect();
+            self.last = Some(event);
             if let Some(event) = event::from_properties(properties, Source::Udev)? {
                 return Ok(Some(event));
             }

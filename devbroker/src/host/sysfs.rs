@@ -126,10 +126,11 @@ impl Reader {
     ///
     /// `None`: there is no such device any more, it has no node, it is another one than the event speaks of, or (without an
     /// event) udev is not done with it. Events from before the last scan are taken only if they certainly speak of this device.
+    /// An event's properties are moved into the node, not copied.
     pub fn read(
         &mut self,
         syspath: &SysPath,
-        event: Option<&Changed>,
+        event: Option<&mut Changed>,
     ) -> Result<Option<HostNode>, SysfsError> {
         match self.look(syspath, event, false)? {
             Looked::Node(node) => Ok(Some(*node)),
@@ -196,7 +197,12 @@ impl Reader {
     }
 
     /// Reads one node. With `busy`, a record counts only if it is certain to be the present device's.
-    fn look(&mut self, syspath: &SysPath, event: Option<&Changed>, busy: bool) -> Result<Looked, SysfsError> {
+    fn look(
+        &mut self,
+        syspath: &SysPath,
+        mut event: Option<&mut Changed>,
+        busy: bool,
+    ) -> Result<Looked, SysfsError> {
         let dir = self.path(syspath);
         let Some(incarnation) = incarnation_at(&dir)? else {
             return Ok(Looked::Nothing);
@@ -205,7 +211,8 @@ impl Reader {
             Some(_) => Properties::new(),
             None => uevent_at(&dir)?.unwrap_or_default(),
         };
-        let subsystem = match event.and_then(|event| event.properties.get("SUBSYSTEM")) {
+        let told = event.as_deref();
+        let subsystem = match told.and_then(|event| event.properties.get("SUBSYSTEM")) {
             Some(subsystem) => Some(subsystem.clone()),
             None => link_name(&dir.join("subsystem"))?,
         };
@@ -213,8 +220,8 @@ impl Reader {
             Some("block") => DevKind::Block,
             Some(_) | None => DevKind::Char,
         };
-        let raw = event.map_or(&uevent, |event| &event.properties);
-        let devnum = match event {
+        let raw = told.map_or(&uevent, |event| &event.properties);
+        let devnum = match told {
             // The event is of another device that had this place.
             Some(event) if self.holder(event.devnum)?.as_ref() != Some(syspath) => {
                 return Ok(Looked::Nothing);
@@ -230,9 +237,9 @@ impl Reader {
         };
         let devtype = raw.get("DEVTYPE").cloned();
         let (mode, born) = self.host_node(&devname, devnum);
-        let (properties, is_done) = match event {
+        let (properties, is_done) = match &mut event {
             Some(event) if !self.speaks_of(event, born) => return Ok(Looked::Nothing),
-            Some(event) => (event.properties.clone(), true),
+            Some(event) => (std::mem::take(&mut event.properties), true),
             None => {
                 let record = self.record(devnum, born, busy)?;
                 let is_done = record.is_some();

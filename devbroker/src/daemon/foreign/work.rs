@@ -32,8 +32,11 @@ impl State {
     pub(in crate::daemon) fn send_work(&mut self, workers: &Workers) {
         let now = Instant::now();
         for (container, served) in &mut self.containers {
+            if served.foreign.is_none() {
+                continue;
+            }
             let wanted = wanted(served);
-            let leaves = self.granted.get(container).is_none_or(Vec::is_empty) && wanted.is_empty();
+            let leaves = self.granted.of(container).is_empty() && wanted.is_empty();
             let Some(foreign) = &mut served.foreign else {
                 continue;
             };

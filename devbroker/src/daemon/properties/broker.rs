@@ -3,7 +3,8 @@
 
 use super::setting::{CONTAINERS, Setting};
 use super::world::World;
-use crate::config::{Config, Grant};
+use crate::config::Config;
+use crate::daemon::granted::Granted;
 use crate::daemon::host_state::{self, HostState, Turnover};
 use crate::host::event::HostEvent;
 use crate::model::{AliasName, ContainerRef, HostNode, Incarnation, NodePath, Permissions, SysPath};
@@ -63,7 +64,7 @@ pub(super) struct Died;
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     host: HostState,
-    granted: BTreeMap<ContainerRef, Vec<Grant>>,
+    granted: Granted,
     dirty: BTreeSet<ContainerRef>,
     /// Containers in which something failed.
     retry: BTreeSet<ContainerRef>,
@@ -209,7 +210,7 @@ impl Broker {
                 disk.records.insert(alias.clone(), record);
             }
         }
-        self.dirty.extend(host_state::concerned(&self.granted, &changed));
+        self.dirty.extend(self.granted.concerned(changed.keys()).cloned());
         for container in std::mem::take(&mut self.dirty) {
             self.settle_container(&container, cut, world, disk)?;
         }
@@ -217,7 +218,7 @@ impl Broker {
     }
 
     fn desired(&self, container: &ContainerRef, fake: &Fake) -> Desired {
-        let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
+        let grants = self.granted.of(container);
         let wants = host_state::wants(grants, &self.host, &fake.ledger);
         let permissions = Permissions {
             uid: 0,

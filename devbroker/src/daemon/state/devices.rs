@@ -9,12 +9,13 @@ use crate::model::{DevNum, HostNode, SysPath};
 use std::time::Instant;
 
 impl State {
-    /// Reads the device that udev or the hook spoke of, without acting on it yet.
-    pub(in crate::daemon) fn read(&mut self, changed: &Changed) -> Option<HostNode> {
-        match self.reader.read(&changed.syspath, Some(changed)) {
+    /// Reads the device that udev or the hook spoke of, without acting on it yet. Its properties are in the node then.
+    pub(in crate::daemon) fn read(&mut self, changed: &mut Changed) -> Option<HostNode> {
+        let syspath = changed.syspath.clone();
+        match self.reader.read(&syspath, Some(changed)) {
             Ok(node) => node,
             Err(error) => {
-                tracing::warn!(%error, device = %changed.syspath, "device");
+                tracing::warn!(%error, device = %syspath, "device");
                 self.scan_retry.attempted(Instant::now(), true);
                 None
             }
@@ -76,7 +77,14 @@ impl State {
             }
             self.reader.forget(node.syspath());
         }
-        for Came { syspath, is_new } in came {
+        self.came.extend(came);
+        self.scan_wanted |= in_doubt;
+    }
+
+    /// Tells of what came. Whoever waits for a device does not wait for this: it is told once the device is in place.
+    pub(super) fn tell_of_arrivals(&mut self) {
+        for Came { syspath, is_new } in std::mem::take(&mut self.came) {
+            // It may have gone again, and that was told.
             let Some(node) = self.host.node(&syspath) else {
                 continue;
             };
@@ -89,7 +97,6 @@ impl State {
             event.syspath = Some(syspath);
             self.publish(event);
         }
-        self.scan_wanted |= in_doubt;
     }
 
     fn revoke(&mut self, devnum: DevNum) {

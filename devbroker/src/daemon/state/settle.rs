@@ -4,6 +4,7 @@ use super::State;
 use super::publish::event_of;
 use crate::api::{EventKind, EventView};
 use crate::daemon::host_state::{self, Bound};
+use crate::daemon::served::Settled;
 use crate::fail_point;
 use crate::host::alias_links::AliasLinks;
 use crate::model::{AliasName, ContainerKey, ContainerRef, DevNum, Incarnation, Permissions, Role, SysPath};
@@ -21,8 +22,11 @@ impl State {
         }
         self.mend(now);
         let changed = self.host.rebind(&self.config, &self.records);
-        for (alias, before) in &changed {
-            self.rebound(alias, before.as_ref());
+        self.dirty.extend(self.granted.concerned(changed.keys()).cloned());
+        // First what is new, then what is tried again, and only then it is told.
+        let mut settled: Vec<(ContainerRef, Settled)> = Vec::new();
+        for container in std::mem::take(&mut self.dirty) {
+            settled.extend(self.settle_container(container, now));
         }
         let due: Vec<ContainerRef> = self
             .containers
@@ -30,10 +34,15 @@ impl State {
             .filter(|(_, served)| served.retry.due().is_some_and(|due| due <= now))
             .map(|(container, _)| container.clone())
             .collect();
-        self.dirty.extend(due);
-        self.dirty.extend(host_state::concerned(&self.granted, &changed));
-        for container in std::mem::take(&mut self.dirty) {
-            self.settle_container(&container, now);
+        for container in due {
+            settled.extend(self.settle_container(container, now));
+        }
+        self.tell_of_arrivals();
+        for (alias, before) in &changed {
+            self.rebound(alias, before.as_ref());
+        }
+        for (container, settled) in settled {
+            self.tell(&container, settled);
         }
         for alias in changed.keys() {
             self.link_on_host(alias);
@@ -163,18 +172,16 @@ impl State {
 
     /// What a container is granted of the devices that are there. Of one that udev is not done with, only what it has already.
     pub(in crate::daemon) fn wants(&self, container: &ContainerRef) -> Vec<Want> {
-        let grants = self.granted.get(container).map(Vec::as_slice).unwrap_or_default();
+        let grants = self.granted.of(container);
         let served = self.containers.get(container);
         served.map_or_else(Vec::new, |served| {
             host_state::wants(grants, &self.host, served.ledger.placed())
         })
     }
 
-    fn settle_container(&mut self, container: &ContainerRef, now: Instant) {
-        let wants = self.wants(container);
-        let Some(served) = self.containers.get_mut(container) else {
-            return;
-        };
+    fn settle_container(&mut self, container: ContainerRef, now: Instant) -> Option<(ContainerRef, Settled)> {
+        let wants = self.wants(&container);
+        let served = self.containers.get_mut(&container)?;
         let (reader, host) = (&self.reader, &self.host);
         let mut still_is = |syspath: &SysPath, incarnation: Incarnation, devnum: DevNum| {
             host.node(syspath).is_some_and(|node| {
@@ -183,9 +190,16 @@ impl State {
                     && reader.still_is(node).unwrap_or(false)
             })
         };
-        let settled = served.settle(&wants, &mut self.remember, now, &mut still_is);
-        let key = served.registration.key();
-        self.keep(&key, settled.seen);
+        let mut settled = served.settle(&wants, &mut self.remember, now, &mut still_is);
+        if !settled.seen.is_empty() {
+            let key = served.registration.key();
+            self.keep(&key, std::mem::take(&mut settled.seen));
+        }
+        Some((container, settled))
+    }
+
+    /// Tells what was done to a container.
+    fn tell(&mut self, container: &ContainerRef, settled: Settled) {
         for action in &settled.applied {
             if let Some(event) = event_of(action, container) {
                 self.publish(event);

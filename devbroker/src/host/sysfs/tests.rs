@@ -219,7 +219,10 @@ fn a_serial_stick_with_all_that_is_above_it() {
         ],
     );
     let mut reader = host.reader();
-    let node = reader.read(&sys(&path), Some(&event)).unwrap().unwrap();
+    let node = reader
+        .read(&sys(&path), Some(&mut event.clone()))
+        .unwrap()
+        .unwrap();
     let expected = [
         "ttyUSB0 tty - - -",
         "ttyUSB0 usb-serial - ch341-uart -",
@@ -263,7 +266,10 @@ fn a_serial_stick_with_all_that_is_above_it() {
         ]
     );
     // From memory it is the same.
-    assert_eq!(reader.read(&sys(&path), Some(&event)).unwrap(), Some(node));
+    assert_eq!(
+        reader.read(&sys(&path), Some(&mut event.clone())).unwrap(),
+        Some(node)
+    );
 }
 
 #[test]
@@ -377,9 +383,9 @@ fn an_event_of_the_former_device_says_nothing_of_the_present_one() {
     let mut reader = host.reader();
     let properties = [("SUBSYSTEM", "misc"), ("DEVNAME", "/dev/x")];
     let old = event(path, DevNum::char(10, 49), &properties);
-    assert_eq!(reader.read(&sys(path), Some(&old)).unwrap(), None);
+    assert_eq!(reader.read(&sys(path), Some(&mut old.clone())).unwrap(), None);
     let new = event(path, DevNum::char(10, 50), &properties);
-    let node = reader.read(&sys(path), Some(&new)).unwrap().unwrap();
+    let node = reader.read(&sys(path), Some(&mut new.clone())).unwrap().unwrap();
     assert!(reader.still_is(&node).unwrap());
     assert_eq!(
         reader.incarnation(&sys(path)).unwrap(),
@@ -389,7 +395,7 @@ fn an_event_of_the_former_device_says_nothing_of_the_present_one() {
     fs::rename(host.path(path), host.path("/devices/old")).unwrap();
     fs::remove_file(host.dir.path().join("sys/dev/char/10:50")).unwrap();
     assert!(!reader.still_is(&node).unwrap());
-    assert_eq!(reader.read(&sys(path), Some(&new)).unwrap(), None);
+    assert_eq!(reader.read(&sys(path), Some(&mut new.clone())).unwrap(), None);
     host.node(path, "misc", "10:50", "x", &[]);
     assert!(!reader.still_is(&node).unwrap());
 }
