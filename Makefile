@@ -55,7 +55,7 @@ endif
 
 bench: prereqs-build
 	@tests/prereqs.sh host
-	@$(CARGO) build --quiet --release -p devbroker --bin devbroker
+	@$(CARGO) build --quiet --release -p devbroker -p ctm --bin devbroker --bin ctm
 	@$(CARGO) run --quiet --release -p devbroker-tests --bin bench -- --replugs $(N)
 
 image: prereqs

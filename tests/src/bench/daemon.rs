@@ -30,6 +30,8 @@ pub(super) struct Memory {
     pub(super) rss: u64,
     /// The same with shared pages divided among those who share them.
     pub(super) pss: u64,
+    /// What nobody shares with it.
+    pub(super) own: u64,
 }
 
 /// Time that a process has used, in nanoseconds.
@@ -134,16 +136,7 @@ impl Daemon {
     }
 
     pub(super) fn memory(&self) -> Result<Memory> {
-        let path = format!("/proc/{}/smaps_rollup", self.pid());
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let field = |name| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_ascii_whitespace().next()?.parse().ok()
-        };
-        Ok(Memory {
-            rss: field("Rss:").context("no Rss")?,
-            pss: field("Pss:").context("no Pss")?,
-        })
+        memory_of(&self.pid().to_string())
     }
 
     /// Processor time of all its threads so far (`/proc/PID/task/TID/schedstat`, first field).
@@ -158,6 +151,22 @@ impl Daemon {
         }
         Ok(Used(sum))
     }
+}
+
+/// The memory of any process.
+pub(super) fn memory_of(pid: &str) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let field = |name| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    };
+    Ok(Memory {
+        rss: field("Rss:").context("no Rss")?,
+        pss: field("Pss:").context("no Pss")?,
+        own: field("Private_Clean:").context("no Private_Clean")?
+            + field("Private_Dirty:").context("no Private_Dirty")?,
+    })
 }
 
 impl Drop for Daemon {

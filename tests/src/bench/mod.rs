@@ -19,6 +19,7 @@ mod container;
 mod daemon;
 mod inside;
 mod lines;
+mod manager;
 mod parts;
 mod place;
 mod plug;
@@ -57,6 +58,10 @@ pub struct Options {
     pub events: u32,
     /// The daemon's program.
     pub devbroker: PathBuf,
+    /// The manager's program.
+    pub ctm: PathBuf,
+    /// Starts of a container of ctm's.
+    pub starts: u32,
     /// Where the figures go.
     pub json: PathBuf,
 }
@@ -82,11 +87,13 @@ pub fn inside(words: &[&str]) -> Option<Result<()>> {
 /// Measures, prints the table, writes the figures. After Ctrl-C with what there is.
 pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "`make bench` needs root");
-    ensure!(
-        options.devbroker.exists(),
-        "{} is not there: `cargo build --release -p devbroker`",
-        options.devbroker.display()
-    );
+    for program in [&options.devbroker, &options.ctm] {
+        ensure!(
+            program.exists(),
+            "{} is not there: `cargo build --release -p devbroker -p ctm`",
+            program.display()
+        );
+    }
     let interrupt = Interrupt::install()?;
     let mut bench = Bench::prepare(options)?;
     writeln!(
@@ -107,6 +114,9 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<()> {
     report.memory = bench.memory()?;
     report.parts = bench.parts()?;
     drop(bench);
+    if !interrupt.is_set() && options.starts > 0 {
+        report.manager = Some(manager::measure(&options.ctm, options.starts).context("ctm's figures")?);
+    }
     report.print(out)?;
     report.write(&options.json)?;
     writeln!(out, "figures: {}", options.json.display())?;

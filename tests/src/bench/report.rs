@@ -1,6 +1,7 @@
 //! The figures: what is computed of the samples, the table, the file.
 
 use super::daemon::Memory;
+use super::manager::Figures;
 use super::parts::Part;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -113,7 +114,8 @@ impl Spread {
         }
     }
 
-    fn json(&self) -> Value {
+    /// In microseconds.
+    pub(super) fn json(&self) -> Value {
         json!({ "count": self.count, "median": self.median, "p90": self.p90, "p99": self.p99 })
     }
 }
@@ -157,6 +159,8 @@ pub(super) struct Report {
     pub(super) memory: Vec<(usize, Memory)>,
     /// Single steps, in a loop.
     pub(super) parts: Vec<Part>,
+    /// ctm beside crun.
+    pub(super) manager: Option<Figures>,
 }
 
 /// One broker series against the aim.
@@ -173,6 +177,7 @@ impl Report {
             nobody: Vec::new(),
             memory: Vec::new(),
             parts: Vec::new(),
+            manager: None,
         }
     }
 
@@ -271,6 +276,12 @@ impl Report {
                 title(series)
             )?;
         }
+        if let Some(manager) = &self.manager {
+            writeln!(out, "\nctm, beside crun alone on the same bundle")?;
+            for line in manager.lines() {
+                writeln!(out, "{line}")?;
+            }
+        }
         Ok(())
     }
 
@@ -366,6 +377,7 @@ impl Report {
             "memory": memory,
             "event_for_nobody": nobody,
             "steps": parts,
+            "ctm": self.manager.as_ref().map(Figures::json),
         });
         let text = serde_json::to_string_pretty(&all).context("the figures as JSON")?;
         std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))

@@ -1,7 +1,7 @@
 //! `make bench`: see [`devbroker_tests::bench`].
 //!
 //! ```text
-//! bench [--replugs N] [--events N] [--devbroker PROGRAM] [--json FILE]
+//! bench [--replugs N] [--events N] [--starts N] [--devbroker PROGRAM] [--ctm PROGRAM] [--json FILE]
 //! ```
 
 use std::env;
@@ -34,6 +34,8 @@ fn options(words: &[String]) -> Result<Options> {
         replugs: 1000,
         events: 2000,
         devbroker: built.join("devbroker"),
+        ctm: built.join("ctm"),
+        starts: 50,
         json: built.parent().unwrap_or(built).join("bench.json"),
     };
     let mut words = words.iter();
@@ -43,8 +45,12 @@ fn options(words: &[String]) -> Result<Options> {
             "--replugs" => options.replugs = value.parse().context("--replugs takes a number")?,
             "--events" => options.events = value.parse().context("--events takes a number")?,
             "--devbroker" => options.devbroker = PathBuf::from(value),
+            "--starts" => options.starts = value.parse().context("--starts takes a number")?,
+            "--ctm" => options.ctm = PathBuf::from(value),
             "--json" => options.json = PathBuf::from(value),
-            _ => bail!("bench [--replugs N] [--events N] [--devbroker PROGRAM] [--json FILE]"),
+            _ => bail!(
+                "bench [--replugs N] [--events N] [--starts N] [--devbroker PROGRAM] [--ctm PROGRAM] [--json FILE]"
+            ),
         }
     }
     Ok(options)
