@@ -1,7 +1,8 @@
 //! Places where tests make ctm die, so that every half-done state is met. In debug builds alone.
 //!
 //! `CTM_FAIL_POINT=after:filter` kills the process after that step, `CTM_FAIL_POINT=filter:Attached` in the middle of making
-//! the filter.
+//! the filter, `CTM_FAIL_POINT=written:box.toml` when that file's new text is on disk beside the old one and
+//! `replaced:box.toml` when it has taken its place.
 
 /// Dies if this is the place.
 #[cfg(debug_assertions)]

@@ -379,10 +379,9 @@ impl<'a> Runner<'a> {
             | Step::OnHost { .. }
             | Step::Own { .. }
             | Step::Publish { .. } => {}
-            Step::Define { path, .. } => match fs::remove_file(path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                result => result.map_err(io_error("remove", path))?,
-            },
+            Step::Define { path, .. } => {
+                atomic::remove(path).map_err(io_error("remove", path))?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 
 use crate::atomic;
 use crate::ids::Ids;
+use crate::layout::Layout;
+use crate::lock::{self, LockError};
 use crate::overlay::{self, OverlayError};
 use crate::progress::{Progress, Share, Unit};
 use crate::work::{self, Observer, Watcher, WorkError};
@@ -41,6 +43,15 @@ pub(crate) enum StoreError {
     /// Something is mounted in what is to be removed.
     #[error("{} is mounted; unmount it, then try again", .0.display())]
     Mounted(PathBuf),
+}
+
+/// What can go wrong with sweeping.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SweepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + use<'a> {
@@ -275,6 +286,31 @@ fn files(folder: &Path) -> u64 {
 pub(crate) fn clear(path: &Path) -> Result<(), StoreError> {
     overlay::unmount(path)?;
     remove(path)
+}
+
+/// Removes the folders of containers that are not defined, left by an interrupted creation or removal; what is at work is left
+/// alone.
+pub(crate) fn sweep(layout: &Layout) -> Result<Vec<PathBuf>, SweepError> {
+    let mut swept = Vec::new();
+    let entries = match fs::read_dir(&layout.store) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(swept),
+        entries => entries.map_err(io_error("read", &layout.store))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(io_error("read", &layout.store))?;
+        // Our own folders have names that no container can have.
+        let Some(name) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Some(_lock) = lock::verb_if_free(layout, &name)? else {
+            continue;
+        };
+        if !layout.definition(&name).exists() {
+            clear(&entry.path())?;
+            swept.push(entry.path());
+        }
+    }
+    Ok(swept)
 }
 
 /// Removes a folder and all in it; nothing to do if it does not exist. Where something is mounted in it nothing is removed.

@@ -3,12 +3,12 @@
 use super::{Code, Condition, stop};
 use crate::layout::Layout;
 use crate::state::Last;
-use crate::{broker, cli, definitions, failure, hooks, lock, output, service, store};
+use crate::{atomic, broker, cli, definitions, fail_point, failure, hooks, lock, output, service, store};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
 use devbroker::model::ContainerKey;
 use std::fs;
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 /// How long the broker may take to forget a container.
@@ -33,13 +33,10 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
     }
     stop::halt(layout, name, None)?;
     // The definition goes first: whatever is left without one is swept by the next create or destroy of that name.
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    atomic::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    fail_point::reached("destroy", "undefined");
     store::clear(&layout.stored(name))?;
+    fail_point::reached("destroy", "cleared");
     hooks::forget(layout, name)?;
     if let Err(error) = broker::withdraw(name, true, FORGET_LIMIT) {
         tracing::debug!(container = %name, %error, "the broker was not told that the container is gone");

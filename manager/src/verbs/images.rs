@@ -5,6 +5,7 @@ use crate::base::{self, Base, BaseId};
 use crate::cli::{self, ImagesVerb};
 use crate::layout::Layout;
 use crate::progress::size;
+use crate::store;
 use anyhow::Result;
 use devbroker::model::ContainerName;
 use serde::Serialize;
@@ -100,6 +101,9 @@ fn prune(layout: &Layout, all: bool) -> Result<Code> {
     let mut out = io::stdout().lock();
     for path in base::sweep(layout)? {
         writeln!(out, "removed {}, left by an interrupted creation", path.display())?;
+    }
+    for path in store::sweep(layout)? {
+        writeln!(out, "removed {}, which belongs to no container", path.display())?;
     }
     let (mut room, now) = (0, now());
     let old = |base: &Base| all || now.saturating_sub(base.created) >= DAY;

@@ -60,7 +60,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Rename) -> Result<Code> {
     remember::rename_in(&layout.permissions, &key(old), &key(new))?;
     fail_point::reached("rename", "known");
     let path = layout.definition(old);
-    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    atomic::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
 
     let followed = follow(layout, old, new)?;
     if service::is_available() {
