@@ -29,6 +29,7 @@ prereqs-build:
 
 build: prereqs-build
 	$(CARGO) build --release -p devbroker -p ctm --bins
+	$(CARGO) rustc --release -p ctm-init --bin ctm-init -- -Ctarget-feature=+crt-static -Cstrip=symbols
 
 check: prereqs
 	@$(CARGO) run --quiet -p devbroker-tests --bin check -- --jobs $(JOBS)

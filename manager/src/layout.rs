@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     pub(crate) filters: PathBuf,
     /// What the broker remembers of permissions.
     pub(crate) permissions: PathBuf,
+    /// The first process of containers whose program is no init.
+    pub(crate) reaper: PathBuf,
 }
 
 impl Default for Layout {
@@ -36,11 +38,22 @@ impl Default for Layout {
             registrations: "/run/devbroker/containers".into(),
             filters: "/sys/fs/bpf/devbroker".into(),
             permissions: "/var/lib/devbroker/permissions".into(),
+            reaper: "/usr/lib/ctm/init".into(),
         }
     }
 }
 
 impl Layout {
+    /// The same for a program that is installed as `program`: what belongs to it may be below another prefix.
+    pub(crate) fn installed(self, program: &Path) -> Self {
+        let beside = program.parent().and_then(Path::parent);
+        let reaper = beside.map(|prefix| prefix.join("lib/ctm/init"));
+        Self {
+            reaper: reaper.filter(|path| path.is_file()).unwrap_or(self.reaper),
+            ..self
+        }
+    }
+
     /// A container's definition.
     pub(crate) fn definition(&self, name: &ContainerName) -> PathBuf {
         self.definitions.join(format!("{name}.toml"))

@@ -71,6 +71,10 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .init();
     let layout = layout::Layout::default();
+    let layout = match std::env::current_exe() {
+        Ok(program) => layout.installed(&program),
+        Err(_) => layout,
+    };
     let done = match (generated_into, cli) {
         (Some(folder), _) => verbs::generate::run(&layout, &folder),
         (None, Some(cli)) => verbs::run(cli, &layout),

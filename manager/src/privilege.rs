@@ -5,8 +5,9 @@ use crate::ids::Ids;
 use oci_spec::runtime::Capability;
 use std::collections::HashSet;
 
-/// What every container may do; nothing that reaches beyond it.
-const USUAL: [Capability; 14] = [
+/// What every container may do; nothing that reaches beyond it. `SYS_BOOT` is for reboot(2), which in a pid namespace ends
+/// its first process and tells how; what else it is for, kexec, no container may call.
+const USUAL: [Capability; 15] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,
@@ -20,10 +21,11 @@ const USUAL: [Capability; 14] = [
     Capability::Setgid,
     Capability::Setpcap,
     Capability::Setuid,
+    Capability::SysBoot,
     Capability::SysChroot,
 ];
 /// What it may do besides where these reach no further than its own namespaces.
-const NAMESPACED: [Capability; 2] = [Capability::NetAdmin, Capability::SysBoot];
+const NAMESPACED: [Capability; 1] = [Capability::NetAdmin];
 
 /// What the kernel checks in the host's own user namespace alone (`capable()`, not `ns_capable()`): one that has a user
 /// namespace can be given these and has nothing of them.

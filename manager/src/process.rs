@@ -110,6 +110,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             &Self::POWER_OFF => f.write_str("powered the container off"),
+            &Self::REBOOT => f.write_str("rebooted the container"),
             Self::Exit(code) => write!(f, "exited with code {code}"),
             Self::Signal(number) => write!(f, "was ended by signal {number}"),
             Self::Unknown => f.write_str("ended"),
@@ -121,6 +122,8 @@ impl Ending {
     /// SIGINT: a container was powered off from within. A pid namespace's reboot(2) ends its first process so, and no other
     /// way of sending this signal does.
     pub(crate) const POWER_OFF: Self = Self::Signal(2);
+    /// SIGHUP: a container was rebooted from within, by the same call.
+    pub(crate) const REBOOT: Self = Self::Signal(1);
 
     /// As a shell has it: the code, or 128 and the signal's number.
     pub(crate) fn code(self) -> u8 {

@@ -88,6 +88,10 @@ pub(crate) struct StopSignal(i32);
 impl StopSignal {
     /// What most programs end at.
     pub(crate) const TERM: Self = Self(15);
+    /// What sysvinit does at Ctrl-Alt-Del (`init(8)`): with Debian's inittab it shuts down.
+    pub(crate) const SYSVINIT: Self = Self(2);
+    /// What busybox's init powers off at (SIGUSR2).
+    pub(crate) const BUSYBOX: Self = Self(12);
     /// What systemd shuts down at (`systemd(1)`, SIGRTMIN+3: halt).
     pub(crate) const SYSTEMD: Self = Self(RTMIN + 3);
 
@@ -97,10 +101,13 @@ impl StopSignal {
     }
 
     /// Whether a process with this `/proc/PID/status` does anything at the signal. The first process of a pid namespace
-    /// is not ended by a signal that it neither handles nor waits for (`pid_namespaces(7)`), SIGKILL excepted.
-    pub(crate) fn is_heard_by(self, status: &str) -> bool {
+    /// is not ended by a signal that it neither handles nor waits for (`pid_namespaces(7)`), SIGKILL excepted. While it waits
+    /// for signals as `sigwaitinfo(2)` does they do not count as blocked; that shows by where it waits in the kernel,
+    /// `/proc/PID/wchan`.
+    pub(crate) fn is_heard_by(self, status: &str, waits_in: &str) -> bool {
         let bit = 1_u64 << (self.0 - 1);
         self.0 == 9
+            || waits_in.contains("sigtimedwait")
             || ["SigCgt:", "SigBlk:"].iter().any(|field| {
                 status
                     .lines()
@@ -189,10 +196,11 @@ mod tests {
     fn a_first_process_hears_what_it_handles_or_waits_for() {
         let status =
             "Name:\tinit\nSigBlk:\t0000001000000000\nSigIgn:\t0000000000000000\nSigCgt:\t0000000000004000\n";
-        assert!(StopSignal::TERM.is_heard_by(status));
-        assert!(StopSignal::SYSTEMD.is_heard_by(status));
-        assert!(!"SIGINT".parse::<StopSignal>().unwrap().is_heard_by(status));
-        assert!("SIGKILL".parse::<StopSignal>().unwrap().is_heard_by(status));
-        assert!(!StopSignal::TERM.is_heard_by(""));
+        assert!(StopSignal::TERM.is_heard_by(status, "0"));
+        assert!(StopSignal::SYSTEMD.is_heard_by(status, "0"));
+        assert!(!"SIGINT".parse::<StopSignal>().unwrap().is_heard_by(status, "0"));
+        assert!("SIGKILL".parse::<StopSignal>().unwrap().is_heard_by(status, "0"));
+        assert!(!StopSignal::TERM.is_heard_by("", "0"));
+        assert!(StopSignal::TERM.is_heard_by("", "do_sigtimedwait.isra.0"));
     }
 }

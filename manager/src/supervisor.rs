@@ -32,6 +32,11 @@ use std::time::{Duration, Instant};
 /// Beyond the container's own time to stop: for killing and cleaning up.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
+/// A container may reboot itself this often within [`REBOOTS_WITHIN`], as the unit has it for systemd.
+const REBOOTS: usize = 5;
+/// The time in which reboots are counted.
+const REBOOTS_WITHIN: Duration = Duration::from_secs(60);
+
 /// What can go wrong with a run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -47,6 +52,9 @@ pub(crate) enum RunError {
     /// The root file system is not there.
     #[error("{} is no folder; the container's root file system is missing", .0.display())]
     NoRootfs(PathBuf),
+    /// We are not installed whole.
+    #[error("{} is missing; `make install` puts it there, `reaper = false` does without it", .0.display())]
+    NoReaper(PathBuf),
     #[error("cannot write the container's OCI configuration: {0}")]
     Bundle(#[from] oci_spec::OciSpecError),
     #[error(transparent)]
@@ -64,6 +72,12 @@ pub(crate) enum RunError {
     /// The first process ended by itself, and not well.
     #[error("the container's first process {0}")]
     Failed(Ending),
+    /// It never stays up.
+    #[error(
+        "the container rebooted itself {REBOOTS} times within {} s and is left stopped",
+        REBOOTS_WITHIN.as_secs()
+    )]
+    Rebooting,
     /// Something stays behind.
     #[error("container {name} has ended, but {failures}")]
     Left { name: ContainerName, failures: String },
@@ -73,28 +87,68 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Io { what, source }
 }
 
-/// Runs a container from start to end. `detached`: leave the session of the terminal that started us.
-pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Result<(), RunError> {
+/// Runs a container from start to end, again each time it reboots itself; whether it is to be started again by systemd,
+/// which runs us, for that reason. `detached`: leave the session of the terminal that started us.
+pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Result<Outcome, RunError> {
     if detached {
         setsid().map_err(|e| failed("begin a session")(e.into()))?;
     }
-    let signals = signals().map_err(failed("wait for signals"))?;
+    let mut signals = signals().map_err(failed("wait for signals"))?;
     let _lock = lock::run(layout, name)?.ok_or_else(|| RunError::Busy(name.clone()))?;
     clean::after_crash(layout, name).map_err(|source| RunError::Clean {
         name: name.clone(),
         source,
     })?;
-    let definition = definitions::load(layout, name)?;
-    if !definition.rootfs.is_dir() {
-        return Err(RunError::NoRootfs(definition.rootfs));
-    }
     cgroup::require_unified()?;
     // Orphans of crun's become ours, the container's first process among them, so that its exit status can be had.
     set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| failed("adopt orphans")(e.into()))?;
 
-    let instance = random_instance().map_err(failed("read /dev/urandom"))?;
     let run = cgroup::Cgroup::of_run(name, &cgroup::own()?);
-    let steps = plan::start(&definition, layout, &run, &instance)?;
+    let mut notifier = Notifier::from_environment()?;
+    let mut reboots = Vec::new();
+    loop {
+        let outcome = once(layout, name, &run, &mut signals, &notifier)?;
+        if outcome == Outcome::Ended || run.systemd {
+            return Ok(outcome);
+        }
+        let now = Instant::now();
+        reboots.retain(|at| now.duration_since(*at) < REBOOTS_WITHIN);
+        reboots.push(now);
+        if reboots.len() >= REBOOTS {
+            return Err(RunError::Rebooting);
+        }
+        tracing::info!(container = %name, "starting again");
+        // Whoever waited for us to be ready has gone.
+        notifier = Notifier::none();
+    }
+}
+
+/// How a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The container is down.
+    Ended,
+    /// It asked to be started again.
+    Rebooted,
+}
+
+/// One run. Nothing of an earlier one is left.
+fn once(
+    layout: &Layout,
+    name: &ContainerName,
+    run: &cgroup::Run,
+    signals: &mut UnixStream,
+    notifier: &Notifier,
+) -> Result<Outcome, RunError> {
+    let definition = definitions::load(layout, name)?;
+    if !definition.rootfs.is_dir() {
+        return Err(RunError::NoRootfs(definition.rootfs));
+    }
+    if definition.reaper && !layout.reaper.is_file() {
+        return Err(RunError::NoReaper(layout.reaper.clone()));
+    }
+    let instance = random_instance().map_err(failed("read /dev/urandom"))?;
+    let steps = plan::start(&definition, layout, run, &instance)?;
     let folder = layout.run_of(name);
     atomic::folder(folder.path(), 0o700).map_err(failed("make the run's folder"))?;
     let state = State {
@@ -138,7 +192,7 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
         console,
         terminal,
         signals,
-        notifier: Notifier::from_environment()?,
+        notifier,
     }
     .supervise()
 }
@@ -169,12 +223,12 @@ struct Supervisor<'a> {
     console: Console,
     /// Where crun sends the container's terminal, and where those come who want to see it.
     terminal: Option<(UnixListener, Listener)>,
-    signals: UnixStream,
-    notifier: Notifier,
+    signals: &'a mut UnixStream,
+    notifier: &'a Notifier,
 }
 
 impl Supervisor<'_> {
-    fn supervise(mut self) -> Result<(), RunError> {
+    fn supervise(mut self) -> Result<Outcome, RunError> {
         let ended = self.start().and_then(|init| self.stay(&init));
         let failures = self.runner.undo_all(&self.state.steps);
         let folder = self.layout.run_of(self.name);
@@ -193,7 +247,10 @@ impl Supervisor<'_> {
             });
         }
         match stopped {
-            Ended::Asked | Ended::Itself(Ending::Exit(0) | Ending::POWER_OFF | Ending::Unknown) => Ok(()),
+            Ended::Asked | Ended::Itself(Ending::Exit(0) | Ending::POWER_OFF | Ending::Unknown) => {
+                Ok(Outcome::Ended)
+            }
+            Ended::Itself(Ending::REBOOT) => Ok(Outcome::Rebooted),
             Ended::Itself(ending) => Err(RunError::Failed(ending)),
         }
     }
@@ -251,7 +308,7 @@ impl Supervisor<'_> {
             };
             let mut fds = vec![
                 PollFd::new(init, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::new(&*self.signals, PollFlags::IN),
             ];
             fds.extend(self.console.poll_fds());
             match poll(&mut fds, timeout.as_ref()) {
@@ -349,7 +406,10 @@ impl Supervisor<'_> {
         if timeout.is_zero() {
             return Ok(Instant::now());
         }
-        if !signal.is_heard_by(&status) {
+        let waits_in = pid
+            .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/wchan")).ok())
+            .unwrap_or_default();
+        if !signal.is_heard_by(&status, &waits_in) {
             tracing::info!(container = %self.name, %signal, "the first process ignores its stop signal");
             return Ok(Instant::now());
         }

@@ -24,6 +24,9 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// The programs that scenarios try, and this one, for scenario demo-host.
 const PROGRAMS: [&str; 4] = ["devbroker", "devbroker-hook", "ctm", "scenario"];
 
+/// What else is linked statically, as `make build` does it: it runs in containers.
+const STATIC: &str = "ctm-init";
+
 /// What is needed to run scenarios.
 #[derive(Debug)]
 pub struct Bench {
@@ -201,6 +204,7 @@ pub fn programs() -> Result<PathBuf> {
         let built = target.join(TRIPLE).join("release").join(program);
         install(&built, &share.join(program))?;
     }
+    install(&target.join("release").join(STATIC), &share.join(STATIC))?;
     Ok(share)
 }
 
@@ -220,7 +224,9 @@ fn build() -> Result<()> {
     ])?;
     let flags = r#"["-Ctarget-feature=+crt-static", "-Cstrip=symbols"]"#;
     guest.args(["--config", &format!("target.{TRIPLE}.rustflags={flags}")]);
-    for mut command in [programs, harness, guest] {
+    let mut init = cargo(&["rustc", "--quiet", "--release", "-p", STATIC, "--bin", STATIC])?;
+    init.args(["--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"]);
+    for mut command in [programs, harness, guest, init] {
         let status = command.status().context("cannot run cargo")?;
         ensure!(status.success(), "building the programs failed ({status})");
     }

@@ -42,7 +42,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 17] = [
+pub(crate) static KEYS: [Key; 18] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -112,6 +112,15 @@ pub(crate) static KEYS: [Key; 17] = [
         show: |definition| definition.console.into(),
     },
     Key {
+        name: "reaper",
+        about: "Whether its first process is no init: a small one is its parent then, reaps orphans, passes signals on.",
+        effect: Effect::NextStart,
+        identity: false,
+        seeded: false,
+        read: |value, definition| place(&mut definition.reaper, value::boolean(value)),
+        show: |definition| definition.reaper.into(),
+    },
+    Key {
         name: "hostname",
         about: "Its host name.",
         effect: Effect::NextStart,
@@ -131,7 +140,7 @@ pub(crate) static KEYS: [Key; 17] = [
     },
     Key {
         name: "stop_signal",
-        about: "What asks its init to shut down: SIGTERM, or SIGRTMIN+3 for systemd.",
+        about: "What asks its init to shut down: SIGRTMIN+3 for systemd, SIGINT for sysvinit, SIGUSR2 for busybox, else SIGTERM.",
         effect: Effect::NextStart,
         identity: false,
         seeded: true,

@@ -46,6 +46,8 @@ pub(crate) struct Definition {
     pub(crate) ids: Ids,
     /// Its first process: program and arguments.
     pub(crate) init: Vec<String>,
+    /// Whether that is no init, so that one of ours is its parent.
+    pub(crate) reaper: bool,
     /// Its host name.
     pub(crate) hostname: String,
     /// Its DNS domain, empty for none.
@@ -81,6 +83,7 @@ impl Definition {
             base: None,
             ids,
             init: vec!["/sbin/init".into()],
+            reaper: false,
             hostname: hostname(&name),
             domain: String::new(),
             console: false,
@@ -173,6 +176,7 @@ mod tests {
             &Layout::default(),
         );
         definition.init = vec!["/bin/sh".into(), "-c".into(), "echo \"a\\b\"\n\t'é'".into()];
+        definition.reaper = true;
         definition.stop_signal = StopSignal::SYSTEMD;
         definition.no_new_privs = false;
         definition.console = true;
@@ -223,7 +227,7 @@ mod tests {
              scan_1.toml:3:12: error: `-x` is no host name\n   |\n 3 | hostname = \"-x\"\n   |            ^^^^\n   \
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
-             = known are description, rootfs, base, userns, init, console, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
+             = known are description, rootfs, base, userns, init, console, reaper, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
              capabilities, start, boot_order, after, mount, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\

@@ -211,7 +211,10 @@ pub(crate) fn start(
 ) -> Result<Vec<Step>, OciSpecError> {
     let folder = layout.run_of(&definition.name);
     let cgroup = run.container();
-    let spec = bundle::spec(definition, &folder, cgroup.path())?;
+    let mut spec = bundle::spec(definition, &folder, cgroup.path())?;
+    if definition.reaper {
+        bundle::reaped(&mut spec, &layout.reaper)?;
+    }
     let mut steps = vec![
         Step::Enter { run: run.clone() },
         Step::Hooks,

@@ -51,6 +51,8 @@ pub(crate) enum Code {
     NoProfile,
     /// A distribution's packages cannot be reached.
     NoNetwork,
+    /// `ctm run` under systemd: the container rebooted itself and is to be started again.
+    Rebooted,
 }
 
 impl Code {
@@ -71,6 +73,7 @@ impl Code {
         Self::Interrupted,
         Self::NoProfile,
         Self::NoNetwork,
+        Self::Rebooted,
     ];
 
     /// The number. 2 is a wrong argument, from clap.
@@ -91,6 +94,8 @@ impl Code {
             Self::NoSource => 53,
             Self::NoProfile => 109,
             Self::NoNetwork => 110,
+            // As systemd-nspawn has it.
+            Self::Rebooted => 133,
             // As a shell has it for SIGINT.
             Self::Interrupted => 130,
         }
@@ -141,12 +146,14 @@ impl Code {
                 RunError::Lock(_)
                 | RunError::Clean { .. }
                 | RunError::NoRootfs(_)
+                | RunError::NoReaper(_)
                 | RunError::Bundle(_)
                 | RunError::State(_)
                 | RunError::Cgroup(_)
                 | RunError::Service(_)
                 | RunError::Io { .. }
                 | RunError::Failed(_)
+                | RunError::Rebooting
                 | RunError::Left { .. } => None,
             };
         }

@@ -30,7 +30,7 @@ use crate::layout::Layout;
 use crate::lock;
 use crate::process::ProcessId;
 use crate::state::{Phase, State};
-use crate::supervisor;
+use crate::supervisor::{self, Outcome};
 use anyhow::{Context, Result};
 use devbroker::model::ContainerName;
 use std::io::{self, Write};
@@ -146,7 +146,8 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
 /// Runs the container and leaves the reason of a failure where `ctm start` finds it.
 fn supervise(layout: &Layout, name: &ContainerName, detached: bool) -> Result<Code> {
     match supervisor::run(layout, name, detached) {
-        Ok(()) => Ok(Code::Done),
+        Ok(Outcome::Ended) => Ok(Code::Done),
+        Ok(Outcome::Rebooted) => Ok(Code::Rebooted),
         Err(error) => {
             let error = anyhow::Error::from(error);
             let failure = Failure {

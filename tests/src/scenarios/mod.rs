@@ -10,7 +10,9 @@ mod ctm_boot_ten;
 mod ctm_caps;
 mod ctm_create;
 mod ctm_hostile;
+mod ctm_inits;
 mod ctm_on_plug;
+mod ctm_power_cut;
 mod ctm_pty;
 mod ctm_verbs;
 mod daemon_reload;
@@ -97,9 +99,11 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-create", "base systems shared by two containers, clones, a recipe; interrupted and repeated; a full disk", ctm_create::run),
     scenario("ctm-caps", "one capability more or less and nothing else changes; what cannot count is refused, what is not confined shown", ctm_caps::run),
     scenario("ctm-hostile", "a hostile root in a default container: no known way leads to the host, whatever verb touches its files", ctm_hostile::run),
-    scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("ctm-pty", "a person at a terminal: shell, window, password, full screen, exit codes, hanging up, console", ctm_pty::run),
     scenario("ctm-verbs", "each verb and each exit code, by ctm and by systemd, with a device that stays granted through all", ctm_verbs::run),
+    scenario("ctm-inits", "systemd, sysvinit, busybox, a bare program: up, orphans reaped, stopped, rebooted, powered off", ctm_inits::run),
+    scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
+    scenario("ctm-power-cut", "the power goes in the middle of create, start, set, destroy: whole or not there, mended by the same commands", ctm_power_cut::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),

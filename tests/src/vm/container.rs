@@ -46,10 +46,15 @@ impl Container {
 
     /// The same with a shell script, in which there is no `"`, as its first process.
     pub fn running(vm: &Vm, name: &str, users: Users, script: &str) -> Result<Self> {
+        let init = format!("/bin/sh -c \"{}\"", script.replace('$', "\\$"));
+        Self::with_init(vm, name, users, &init)
+    }
+
+    /// The same with these words of the shell as its first process.
+    pub fn with_init(vm: &Vm, name: &str, users: Users, init: &str) -> Result<Self> {
         vm.ok(&format!(
-            "ctm create {name} {} --copy --tar /srv/rootfs.tar --init /bin/sh -c \"{}\"",
-            users.option(),
-            script.replace('$', "\\$")
+            "ctm create {name} {} --copy --tar /srv/rootfs.tar --init {init}",
+            users.option()
         ))?;
         Self::made(vm, name, format!("/var/lib/ctm/{name}/rootfs"))
     }
@@ -57,12 +62,21 @@ impl Container {
     /// Creates one that is a whole Debian with systemd as its init. Its root is the disk that all such containers share,
     /// with a layer of its own above it, in which changes of owner take no space.
     pub fn debian(vm: &Vm, name: &str, users: Users) -> Result<Self> {
+        Self::layered(vm, name, users, "systemd")
+    }
+
+    /// The same with sysvinit as its init.
+    pub fn sysvinit(vm: &Vm, name: &str, users: Users) -> Result<Self> {
+        Self::layered(vm, name, users, "sysvinit")
+    }
+
+    fn layered(vm: &Vm, name: &str, users: Users, lower: &str) -> Result<Self> {
         let root = format!("/srv/debians/{name}/root");
         vm.ok(&format!(
             "set -e
             mkdir -p /srv/debian /srv/debians/{name}/{{upper,work,root}}
             mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian
-            mount -t overlay -o metacopy=on,lowerdir=/srv/debian,upperdir=/srv/debians/{name}/upper,workdir=/srv/debians/{name}/work overlay {root}
+            mount -t overlay -o metacopy=on,lowerdir=/srv/debian/{lower},upperdir=/srv/debians/{name}/upper,workdir=/srv/debians/{name}/work overlay {root}
             ctm create {name} {} --rootfs {root} --in-place",
             users.option()
         ))?;

@@ -25,6 +25,7 @@ const WAKE: &str = "
 set -e
 [ -d /sys/module/9pnet_virtio ] || modprobe 9pnet_virtio
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose share /shared
+[ /usr/lib/ctm/init -nt /shared/ctm-init ] || install -D /shared/ctm-init /usr/lib/ctm/init
 ";
 
 /// A virtual machine. Clones are the same machine; it ends with its lab.

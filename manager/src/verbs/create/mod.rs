@@ -1,6 +1,7 @@
 //! `ctm create`.
 
 mod definition;
+mod init;
 mod source;
 
 pub(super) use definition::cloned_text;
