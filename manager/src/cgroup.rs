@@ -142,16 +142,22 @@ impl Cgroup {
 
     /// Kills every process in it and below and waits until they are gone; nothing to do if it does not exist.
     pub(crate) fn kill(&self, deadline: Instant) -> Result<(), CgroupError> {
+        self.send_kill()?;
+        match self.wait_for("populated 0", deadline)? {
+            Wait::Ready => Ok(()),
+            Wait::TimedOut => Err(CgroupError::Undead(self.0.clone())),
+        }
+    }
+
+    /// The same without waiting, for who does not remove it: of a cgroup that another one removes no end is seen.
+    pub(crate) fn send_kill(&self) -> Result<(), CgroupError> {
         match fs::write(self.folder().join("cgroup.kill"), "1") {
             Err(e) if is_gone(&e) => return Ok(()),
             result => result.map_err(self.io("kill"))?,
         }
         // What is paused dies as well; this lets nothing stay in between. It may be gone already.
         self.set_frozen(false).ok();
-        match self.wait_for("populated 0", deadline)? {
-            Wait::Ready => Ok(()),
-            Wait::TimedOut => Err(CgroupError::Undead(self.0.clone())),
-        }
+        Ok(())
     }
 
     /// Stops every process in it and below where it is, or lets them go on; waits until that is so.

@@ -88,7 +88,7 @@ fn the_console() {
             &format!(
                 "typist() {{ timeout 50 python3 -c \"$TYPIST\" 40 100 \"$@\" 2>&1 || echo $?; }}\n\
                  ctm create box {userns} --rootfs $ROOTFS --init /bin/sh -c \
-                    'tty </dev/console; while read x; do echo said $x; stty size; [ $x = end ] && exit 4; done' >/dev/null\n\
+                    '[ -t 0 ] || exec sleep 1000; tty </dev/console; while read x; do echo said $x; stty size; [ $x = end ] && exit 4; done' >/dev/null\n\
                  ctm log box; ctm log -f none 2>/dev/null || echo $?\n\
                  ctm start box 2>/dev/null; ctm console box 2>&1 || echo $?; ctm stop --timeout 0 box; ctm set box console=true; ctm start box 2>/dev/null\n\
                  ctm log -f -n 0 box >$TMP/said & own=$!\n\

@@ -64,7 +64,7 @@ pub(super) fn kill(layout: &Layout, arguments: &cli::Kill) -> Result<Code> {
     // Not a failure, after which systemd would start it again.
     grant(layout, name, 0)?;
     if let Some(cgroup) = state.container_cgroup() {
-        cgroup.kill(Instant::now() + MARGIN)?;
+        cgroup.send_kill()?;
     }
     ended(layout, name, &state, MARGIN)?;
     swept(layout, name)?;

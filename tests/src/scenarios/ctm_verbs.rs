@@ -197,7 +197,7 @@ fn looked_at(vm: &Vm, systemd: bool) -> Result<()> {
     says(vm, "ctm who $$", 1, "-")?;
     let processes = vm.ok("ctm ps box -- -eo pid,comm")?;
     ensure!(
-        processes.lines().count() == 3 && processes.contains("sleep"),
+        processes.lines().count() == 4 && processes.contains(".ctm-init") && processes.contains("sleep"),
         "{processes}"
     );
     let stats: serde_json::Value = serde_json::from_str(&vm.ok("ctm stats --json box")?)?;

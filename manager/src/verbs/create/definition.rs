@@ -57,11 +57,12 @@ pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Defini
 }
 
 /// Takes from its files what only they tell: which signal stops it, and whether its program is an init.
-pub(super) fn look(definition: &mut Definition, arguments: &cli::Create) {
+pub(super) fn look(layout: &Layout, definition: &mut Definition, arguments: &cli::Create) {
     // A profile that says the first process is not known here; neither is what it stops at.
     if definition.profile.is_none() || !arguments.init.is_empty() {
         let init = Init::of(&definition.rootfs, &definition.init);
         definition.stop_signal = init.stop_signal();
-        definition.reaper = init == Init::None;
+        // Where ctm was built and not installed there is none to give it.
+        definition.reaper = init == Init::None && layout.reaper.is_file();
     }
 }

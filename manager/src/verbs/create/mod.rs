@@ -182,7 +182,7 @@ fn carry_out(
         let taken = if let Step::Define { path, .. } = step {
             // Which signal stops it shows only in its files.
             if found.model.is_none() {
-                definition::look(definition, arguments);
+                definition::look(layout, definition, arguments);
             }
             let text = found.text(layout, definition)?;
             let path = path.clone();
