@@ -6,6 +6,7 @@ use crate::atomic;
 use crate::crun::{Crun, CrunError};
 use crate::ids::Ids;
 use crate::layout::Layout;
+use crate::lookup;
 use crate::plan::Step;
 use crate::process::{Ending, ProcessId};
 use crate::relay::{Relay, Signals, Streams};
@@ -14,7 +15,7 @@ use crate::terminal::{self, Raw};
 use devbroker::model::ContainerName;
 use oci_spec::runtime::{BoxBuilder, LinuxCapabilitiesBuilder, Process, User};
 use oci_spec::{OciSpecError, runtime::Box as Size};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, openat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, openat};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -199,7 +200,7 @@ fn root_of(init: Option<ProcessId>) -> Option<OwnedFd> {
 /// Whether there is something of this kind at a path, as it is seen inside.
 fn is_kind(root: &OwnedFd, path: &str, kind: FileType) -> bool {
     let relative = path.trim_start_matches('/');
-    openat2(
+    lookup::open(
         root,
         if relative.is_empty() { "." } else { relative },
         OFlags::PATH | OFlags::CLOEXEC,

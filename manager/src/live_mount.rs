@@ -6,10 +6,11 @@
 
 use crate::definition::MountDefinition;
 use crate::ids::Ids;
+use crate::lookup;
 use crate::process::ProcessId;
 use crate::sys;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat, openat2,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -182,7 +183,7 @@ impl Inside {
 
     /// What is at a path inside; links lead nowhere but inside.
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        openat2(
+        lookup::open(
             &self.root,
             path,
             flags | OFlags::CLOEXEC,

@@ -27,6 +27,7 @@ mod inside;
 mod layout;
 mod live_mount;
 mod lock;
+mod lookup;
 mod output;
 mod overlay;
 mod ownership;

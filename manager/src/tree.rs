@@ -2,9 +2,10 @@
 //! within it, the last step follows no link, and no mount is entered.
 
 use crate::ids::Ids;
+use crate::lookup;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fchown, fstat, mkdirat,
-    openat, openat2, renameat, statat, symlinkat, unlinkat,
+    openat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl Tree {
         } else {
             path
         };
-        openat2(
+        lookup::open(
             &self.root,
             path,
             flags | OFlags::CLOEXEC,

@@ -1,7 +1,8 @@
 //! Which init a root file system has, seen from outside. It is hostile: its links are resolved within it.
 
+use crate::lookup;
 use crate::signal::StopSignal;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, readlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ fn at(rootfs: &Path, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    openat2(
+    lookup::open(
         &root,
         path.trim_start_matches('/'),
         OFlags::PATH | OFlags::CLOEXEC | flags,
