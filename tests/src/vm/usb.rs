@@ -154,6 +154,9 @@ impl Hub {
 
     /// Plugs it in and waits until udev is done with it.
     pub fn plug(&self, port: &str) -> Result<Plugged> {
+        // QEMU's hub now and then tells nobody of what is plugged into it while the kernel suspends it.
+        self.vm
+            .ok("echo -1 >/sys/module/usbcore/parameters/autosuspend")?;
         let mut device = serde_json::Map::new();
         device.insert("driver".to_owned(), json!("usb-hub"));
         self.vm.add_usb(&self.id, port, &mut device)?;
