@@ -15,7 +15,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder, get_default_maskedpaths,
     get_default_readonly_paths,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// Hidden besides what always is: how much energy the host's processors take tells what they compute.
@@ -54,6 +54,9 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
         .rlimits(Vec::new())
         .no_new_privileges(definition.no_new_privs)
         .build()?;
+    if !definition.apparmor.is_empty() {
+        process.set_apparmor_profile(Some(definition.apparmor.clone()));
+    }
     if definition.console {
         // Until somebody attaches who has another.
         process.set_console_size(Some(BoxBuilder::default().height(24_u64).width(80_u64).build()?));
@@ -74,6 +77,10 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
                 ])
                 .build()?,
         )
+        .sysctl(HashMap::from([(
+            "net.ipv4.ping_group_range".to_owned(),
+            ping_groups(definition.ids),
+        )]))
         .masked_paths(with(get_default_maskedpaths(), &MASKED))
         .readonly_paths(with(get_default_readonly_paths(), &READ_ONLY))
         .seccomp(seccomp);
@@ -126,6 +133,14 @@ pub(crate) fn reaped(spec: &mut Spec, reaper: &Path) -> Result<(), OciSpecError>
         );
     }
     Ok(())
+}
+
+/// Who may ping without being root, as on a Debian: everybody that there is.
+fn ping_groups(ids: Ids) -> String {
+    match ids {
+        Ids::Host => format!("0 {}", i32::MAX),
+        Ids::Block(block) => format!("0 {}", block.count - 1),
+    }
 }
 
 fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
@@ -210,13 +225,13 @@ fn mounts(definition: &Definition, run: &RunFolder) -> Result<Vec<Mount>, OciSpe
         )?);
     }
     for own in &definition.mounts {
-        all.push(own_mount(own, run)?);
+        all.push(own_mount(own, definition.ids, run)?);
     }
     Ok(all)
 }
 
 /// What the definition mounts. Whatever it is, set-id programs and devices in it are without effect.
-fn own_mount(own: &MountDefinition, run: &RunFolder) -> Result<Mount, OciSpecError> {
+fn own_mount(own: &MountDefinition, ids: Ids, run: &RunFolder) -> Result<Mount, OciSpecError> {
     let bind = if own.follow {
         ["rbind", "rslave"]
     } else {
@@ -233,6 +248,10 @@ fn own_mount(own: &MountDefinition, run: &RunFolder) -> Result<Mount, OciSpecErr
         }
     };
     options.extend(["nosuid", "nodev", access]);
+    if own.own_ids && ids != Ids::Host {
+        // The container's own map, which crun has at hand.
+        options.push("idmap");
+    }
     mount_at(&own.target, typ, source, &options)
 }
 

@@ -92,7 +92,8 @@ pub(crate) fn replace(layout: &Layout, name: &ContainerName, text: &str) -> Resu
 
 /// A file, cut off one byte after the largest that is read; none if there is none.
 fn bytes(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
-    let mut bytes = Vec::new();
+    // Most definitions are read at once.
+    let mut bytes = Vec::with_capacity(4096);
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
     match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),

@@ -28,6 +28,7 @@ mod layout;
 mod live_mount;
 mod lock;
 mod lookup;
+mod needs;
 mod output;
 mod overlay;
 mod ownership;

@@ -10,6 +10,7 @@ use crate::definitions::{self, LoadError};
 use crate::hooks::{HookError, Hooks, Turn};
 use crate::layout::{Layout, RunFolder};
 use crate::lock::{self, LockError};
+use crate::needs::{self, NeedError};
 use crate::output::Kept;
 use crate::plan;
 use crate::process::{Ending, ProcessId, ending_of};
@@ -55,6 +56,8 @@ pub(crate) enum RunError {
     /// We are not installed whole.
     #[error("{} is missing; `make install` puts it there, `reaper = false` does without it", .0.display())]
     NoReaper(PathBuf),
+    #[error(transparent)]
+    Need(#[from] NeedError),
     #[error("cannot write the container's OCI configuration: {0}")]
     Bundle(#[from] oci_spec::OciSpecError),
     #[error(transparent)]
@@ -147,6 +150,7 @@ fn once(
     if definition.reaper && !layout.reaper.is_file() {
         return Err(RunError::NoReaper(layout.reaper.clone()));
     }
+    needs::check(layout, &definition)?;
     let instance = random_instance().map_err(failed("read /dev/urandom"))?;
     let steps = plan::start(&definition, layout, run, &instance)?;
     let folder = layout.run_of(name);

@@ -180,6 +180,7 @@ mod tests {
             target: target.into(),
             read_only: false,
             follow: false,
+            own_ids: false,
         };
         let table = |target: &str| format!("\n[[mount]]\ntmpfs = \"1M\"\ntarget = \"{target}\"\n");
         let tables = format!("init = [] # mine\n{}{}", table("/a"), table("/b"));

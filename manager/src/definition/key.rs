@@ -42,7 +42,7 @@ impl std::fmt::Debug for Key {
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 18] = [
+pub(crate) static KEYS: [Key; 19] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -162,12 +162,21 @@ pub(crate) static KEYS: [Key; 18] = [
     },
     Key {
         name: "no_new_privs",
-        about: "Whether set-user-id programs such as sudo are without effect.",
+        about: "Whether set-user-id programs such as sudo are without effect; usual without a user namespace.",
         effect: Effect::NextStart,
         identity: false,
         seeded: true,
         read: |value, definition| place(&mut definition.no_new_privs, value::boolean(value)),
         show: |definition| definition.no_new_privs.into(),
+    },
+    Key {
+        name: "apparmor",
+        about: "The host's AppArmor profile that it runs under; empty: none.",
+        effect: Effect::NextStart,
+        identity: false,
+        seeded: false,
+        read: |value, definition| place(&mut definition.apparmor, value::apparmor(value)),
+        show: |definition| definition.apparmor.as_str().into(),
     },
     Key {
         name: "capabilities",

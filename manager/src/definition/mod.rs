@@ -60,6 +60,8 @@ pub(crate) struct Definition {
     pub(crate) stop_timeout: Duration,
     /// Whether programs in it can gain no privilege by set-user-id bits and file capabilities.
     pub(crate) no_new_privs: bool,
+    /// The host's `AppArmor` profile that its processes run under, empty for none.
+    pub(crate) apparmor: String,
     /// Changes to the usual capabilities, later ones win.
     pub(crate) capabilities: Vec<CapabilityChange>,
     /// What starts it.
@@ -89,7 +91,8 @@ impl Definition {
             console: false,
             stop_signal: StopSignal::TERM,
             stop_timeout: STOP_TIMEOUT,
-            no_new_privs: true,
+            no_new_privs: no_new_privs(ids),
+            apparmor: String::new(),
             capabilities: Vec::new(),
             start: Start::Manual,
             boot_order: BOOT_ORDER,
@@ -127,6 +130,12 @@ impl Definition {
         }
         text
     }
+}
+
+/// Where a container says nothing: a system has `su`, `sudo` and `ping`, and in a user namespace what they lead to is nobody
+/// outside. Without one it is the host's root, which fewer programs should be able to become.
+fn no_new_privs(ids: Ids) -> bool {
+    ids == Ids::Host
 }
 
 /// A container's name as a host name: `_` is not for host names.
@@ -178,7 +187,8 @@ mod tests {
         definition.init = vec!["/bin/sh".into(), "-c".into(), "echo \"a\\b\"\n\t'é'".into()];
         definition.reaper = true;
         definition.stop_signal = StopSignal::SYSTEMD;
-        definition.no_new_privs = false;
+        definition.no_new_privs = true;
+        definition.apparmor = "ctm-default".into();
         definition.console = true;
         assert_eq!(
             parse(&definition.text(&Layout::default())),
@@ -197,18 +207,21 @@ mod tests {
                 target: "/srv".into(),
                 read_only: true,
                 follow: true,
+                own_ids: false,
             },
             MountDefinition {
                 source: MountSource::Tmpfs("10%".into()),
                 target: "/t".into(),
                 read_only: false,
                 follow: false,
+                own_ids: false,
             },
             MountDefinition {
                 source: MountSource::Uuid("1b2-c3".into()),
                 target: "/u".into(),
                 read_only: false,
                 follow: false,
+                own_ids: true,
             },
         ];
         assert_eq!(parse(&definition.text(&Layout::default())), Ok(definition));
@@ -228,7 +241,7 @@ mod tests {
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
              = known are description, rootfs, base, userns, init, console, reaper, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
-             capabilities, start, boot_order, after, mount, profile\n\
+             apparmor, capabilities, start, boot_order, after, mount, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\
              scan_1.toml:6:16: error: the time to stop is 1 to 3600 seconds\n   |\n 6 | stop_timeout = 0\n   |                ^\n\

@@ -26,6 +26,9 @@ pub(crate) struct MountDefinition {
     pub(crate) read_only: bool,
     /// Whether mounts that the host makes below a bound folder later appear inside (`mount_namespaces(7)`, slave).
     pub(crate) follow: bool,
+    /// Whether the files' ids are taken as the container's own: the host's root's are its root's. Otherwise a container with
+    /// a user namespace sees those of the host's users as nobody's.
+    pub(crate) own_ids: bool,
 }
 
 const HELP: &str = "as in `{ bind = \"/srv/scans\", target = \"/srv/scans\", read_only = true }`, or with `tmpfs = \"64M\"` or `uuid = \"UUID\"` \
@@ -37,7 +40,7 @@ const OURS: [&str; 4] = ["/dev", "/proc", "/sys", "/run/udev"];
 pub(super) fn read(value: &Value<'_>) -> Result<MountDefinition, Fault> {
     let table = table(
         value,
-        &["bind", "tmpfs", "uuid", "target", "read_only", "follow"],
+        &["bind", "tmpfs", "uuid", "target", "read_only", "follow", "ids"],
         HELP,
     )?;
     let sources: Vec<_> = ["bind", "tmpfs", "uuid"]
@@ -66,11 +69,23 @@ pub(super) fn read(value: &Value<'_>) -> Result<MountDefinition, Fault> {
     if follow && !matches!(source, MountSource::Bind(_)) {
         return Err(Fault::of(value, "`follow` is for `bind` alone").help(HELP));
     }
+    let own_ids = match table.get("ids").map(string).transpose()? {
+        None | Some("host") => false,
+        Some("container") => true,
+        Some(_) => return Err(Fault::of(value, "`ids` is \"host\" or \"container\"").help(HELP)),
+    };
+    if own_ids && (follow || matches!(source, MountSource::Tmpfs(_))) {
+        return Err(
+            Fault::of(value, "`ids` is for `bind` and `uuid`, without `follow`")
+                .help("mounts that come later would have the host's ids; a tmpfs has the container's"),
+        );
+    }
     Ok(MountDefinition {
         source,
         target,
         read_only: flag("read_only")?,
         follow,
+        own_ids,
     })
 }
 
@@ -115,6 +130,9 @@ impl MountDefinition {
             if set {
                 table.insert(key, true.into());
             }
+        }
+        if self.own_ids {
+            table.insert("ids", "container".into());
         }
         table
     }

@@ -68,6 +68,10 @@ pub(crate) fn parse(
             "write `userns = { first = FIRST, count = 65536 }` with host ids of the container's own, or `userns = false`",
         )));
     }
+    // What is usual depends on whose ids it has.
+    if !parsed.origins.contains_key("no_new_privs") {
+        parsed.definition.no_new_privs = super::no_new_privs(parsed.definition.ids);
+    }
     if faults.is_empty() {
         faults.extend(ineffective(&parsed));
     }

@@ -140,6 +140,17 @@ pub(crate) fn table<'v, 't>(
     }
 }
 
+/// A profile's name as `AppArmor` lists them: one line, no blanks at its ends.
+pub(super) fn apparmor(value: &Value<'_>) -> Result<String, Fault> {
+    let text = string(value)?;
+    if text.trim() == text && text.len() <= 256 && !text.contains(char::is_control) {
+        Ok(text.into())
+    } else {
+        Err(Fault::of(value, "this names no AppArmor profile")
+            .help("`aa-status` lists those that are loaded; empty for none"))
+    }
+}
+
 /// An absolute path without `..`, other than `/`.
 pub(crate) fn absolute(value: &Value<'_>, what: &str) -> Result<PathBuf, Fault> {
     let path = Path::new(string(value)?);

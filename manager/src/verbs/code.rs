@@ -43,7 +43,7 @@ pub(crate) enum Code {
     Hook,
     /// The disk is full.
     NoSpace,
-    /// What a container is to be made from is not there.
+    /// What a container is to be made from, or needs for its start, is not there.
     NoSource,
     /// A signal asked us to stop.
     Interrupted,
@@ -143,6 +143,7 @@ impl Code {
                 RunError::Step(error) => Self::of_step(error),
                 RunError::Busy(_) => Some(Self::Running),
                 RunError::Load(error) => Self::of_load(error),
+                RunError::Need(_) => Some(Self::NoSource),
                 RunError::Lock(_)
                 | RunError::Clean { .. }
                 | RunError::NoRootfs(_)

@@ -101,6 +101,7 @@ fn asked_for(arguments: &cli::MountAdd) -> MountDefinition {
         target: arguments.target.clone(),
         read_only: arguments.read_only,
         follow: arguments.follow,
+        own_ids: false,
     }
 }
 

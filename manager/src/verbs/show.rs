@@ -8,14 +8,21 @@ use crate::usage::span;
 use crate::{cli, definitions, table};
 use anyhow::Result;
 use devbroker::model::ContainerName;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 pub(super) fn list(layout: &Layout, arguments: &cli::List) -> Result<Code> {
+    // With many containers every file counts.
+    let past = arguments.json
+        || arguments
+            .columns
+            .iter()
+            .chain(&arguments.sort)
+            .any(|column| column.column().name == "failure");
     let mut views = Vec::new();
     for name in definitions::names(layout)? {
         let definition = definitions::load(layout, &name).map_err(|error| error.to_string());
-        let view = View::of(layout, &name, definition)?;
+        let view = View::of(layout, &name, definition, past)?;
         let wanted = match (arguments.running, arguments.stopped) {
             (true, _) => view.pid.is_some(),
             (false, true) => view.pid.is_none(),
@@ -28,9 +35,10 @@ pub(super) fn list(layout: &Layout, arguments: &cli::List) -> Result<Code> {
     if let Some(key) = arguments.sort {
         views.sort_by_cached_key(|view| (key.column().of)(view));
     }
-    let mut out = io::stdout().lock();
+    let mut out = BufWriter::new(io::stdout().lock());
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&views)?)?;
+        out.flush()?;
         return Ok(Code::Done);
     }
     let columns = if arguments.columns.is_empty() {
@@ -53,6 +61,7 @@ pub(super) fn list(layout: &Layout, arguments: &cli::List) -> Result<Code> {
     for line in table::lines(heads, &rows) {
         writeln!(out, "{line}")?;
     }
+    out.flush()?;
     Ok(Code::Done)
 }
 
@@ -66,7 +75,7 @@ pub(super) fn status(layout: &Layout, arguments: &cli::Status) -> Result<Code> {
         Err(unknown @ definitions::LoadError::Unknown(_)) => return Err(unknown.into()),
         other => other.map_err(|error| error.to_string()),
     };
-    let view = View::of(layout, name, definition)?;
+    let view = View::of(layout, name, definition, true)?;
     let mut out = io::stdout().lock();
     if arguments.output.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&view)?)?;

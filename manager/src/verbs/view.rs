@@ -49,10 +49,12 @@ pub(super) struct View {
 }
 
 impl View {
+    /// What is known of a container; what its last run came to is read only if `past`.
     pub(super) fn of(
         layout: &Layout,
         name: &ContainerName,
         definition: Result<Definition, String>,
+        past: bool,
     ) -> Result<Self> {
         let condition = Condition::of(layout, name)?;
         let (state, run) = match &condition {
@@ -93,8 +95,11 @@ impl View {
                 .map(|cgroup| cgroup.path().into()),
             filter: run.and_then(filter),
             fault,
-            failure: Failure::read(layout, name).map(|failure| failure.reason),
-            last: Last::read(layout, name),
+            failure: past
+                .then(|| Failure::read(layout, name))
+                .flatten()
+                .map(|failure| failure.reason),
+            last: past.then(|| Last::read(layout, name)).flatten(),
         })
     }
 

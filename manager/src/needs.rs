@@ -1,0 +1,105 @@
+//! What a definition needs of the host before anything is begun: folders to bind, an `AppArmor` profile.
+
+use crate::definition::{Definition, MountSource};
+use crate::layout::Layout;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Which profiles are loaded, `NAME (MODE)` a line (`apparmor(7)`).
+const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
+
+/// What is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NeedError {
+    /// Nothing to bind.
+    #[error("cannot bind {} on {}: {error}; make it, or take the mount out with `ctm mount remove`", .from.display(), .target.display())]
+    Source {
+        from: PathBuf,
+        target: PathBuf,
+        error: io::Error,
+    },
+    /// A container could lead it anywhere.
+    #[error("cannot bind {}: it is below containers' own files and leads by a link to {}; name a path without links", .from.display(), .to.display())]
+    Linked { from: PathBuf, to: PathBuf },
+    /// No such profile.
+    #[error("no AppArmor profile {0} is loaded; load it with `apparmor_parser`, or say `apparmor = \"\"`")]
+    Profile(String),
+}
+
+/// Refuses a start for which something is missing.
+pub(crate) fn check(layout: &Layout, definition: &Definition) -> Result<(), NeedError> {
+    for mount in &definition.mounts {
+        if let MountSource::Bind(from) = &mount.source {
+            source(&layout.store, from, &mount.target)?;
+        }
+    }
+    if definition.apparmor.is_empty() || is_loaded(&definition.apparmor) {
+        Ok(())
+    } else {
+        Err(NeedError::Profile(definition.apparmor.clone()))
+    }
+}
+
+fn source(store: &Path, from: &Path, target: &Path) -> Result<(), NeedError> {
+    let to = fs::canonicalize(from).map_err(|error| NeedError::Source {
+        from: from.into(),
+        target: target.into(),
+        error,
+    })?;
+    // Elsewhere the links are the administrator's own.
+    let below = |path: &Path| {
+        path.starts_with(store) || fs::canonicalize(store).is_ok_and(|store| path.starts_with(store))
+    };
+    if below(from) && to != from {
+        return Err(NeedError::Linked {
+            from: from.into(),
+            to,
+        });
+    }
+    Ok(())
+}
+
+/// A kernel without `AppArmor` has none loaded.
+fn is_loaded(name: &str) -> bool {
+    fs::read_to_string(PROFILES).is_ok_and(|list| lists(&list, name))
+}
+
+fn lists(list: &str, name: &str) -> bool {
+    list.lines()
+        .filter_map(|line| line.rsplit_once(" ("))
+        .any(|(profile, _)| profile == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn profiles_by_name() {
+        let list = "a b (enforce)\nctm-default (complain)\n";
+        assert!(lists(list, "a b") && lists(list, "ctm-default"));
+        assert!(!lists(list, "a") && !lists(list, "b") && !lists("", "a"));
+    }
+
+    #[test]
+    fn links_of_containers_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(dir.path()).unwrap();
+        let store = top.join("store");
+        fs::create_dir_all(store.join("a/rootfs/srv")).unwrap();
+        symlink("/etc", store.join("a/rootfs/etc")).unwrap();
+        symlink(&store, top.join("mine")).unwrap();
+        let target = Path::new("/t");
+        source(&store, &store.join("a/rootfs/srv"), target).unwrap();
+        source(&store, &top.join("mine/a/rootfs/srv"), target).unwrap();
+        let linked = source(&store, &store.join("a/rootfs/etc"), target).unwrap_err();
+        assert!(linked.to_string().contains("leads by a link to /etc"), "{linked}");
+        let missing = source(&store, &top.join("none"), target).unwrap_err();
+        assert!(
+            missing.to_string().contains("/none on /t: No such file"),
+            "{missing}"
+        );
+    }
+}
