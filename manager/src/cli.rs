@@ -1,9 +1,9 @@
 //! The arguments, as typed. One definition makes parser, help and completions.
 
-use crate::account::Wanted;
-use crate::bootstrap::Distro;
 use crate::definition::{CapabilityChange, Edit};
-use crate::recipe::is_word;
+use crate::enter::account::Wanted;
+use crate::make::bootstrap::Distro;
+use crate::make::recipe::is_word;
 use crate::signal::AnySignal;
 use crate::verbs::ColumnName;
 use clap::{Args, CommandFactory, Parser, Subcommand};

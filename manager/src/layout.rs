@@ -1,6 +1,6 @@
 //! Where everything lies. Owns the names of ctm's folders and files and nothing else.
 
-use crate::base::{self, BaseId};
+use crate::make::base::{self, BaseId};
 use devbroker::model::{ContainerName, InstanceId};
 use std::path::{Path, PathBuf};
 

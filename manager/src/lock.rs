@@ -4,8 +4,8 @@
 //! `run` knows that nobody supervises the container.
 
 use crate::atomic;
-use crate::base::BaseId;
 use crate::layout::Layout;
+use crate::make::base::BaseId;
 use devbroker::model::ContainerName;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;

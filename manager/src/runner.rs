@@ -1,23 +1,23 @@
 //! Executes and undoes the steps of [`crate::plan`]: the only `match` on [`Step`] that acts.
 
-use crate::base::Base;
-use crate::bootstrap::{self, BootstrapError};
 use crate::broker::{self, RegistrationError};
-use crate::cgroup::{self, CgroupError};
-use crate::crun::{Crun, CrunError, Output};
-use crate::furnish::{self, Called};
-use crate::hooks::{HookError, Hooks, Turn};
 use crate::ids::Ids;
-use crate::inside::{self, Inside, InsideError};
 use crate::layout::Layout;
-use crate::overlay::{self, OverlayError};
-use crate::ownership::{self, Changed, OwnershipError};
+use crate::make::base::Base;
+use crate::make::bootstrap::{self, BootstrapError};
+use crate::make::furnish::{self, Called};
+use crate::make::inside::{self, Inside, InsideError};
+use crate::make::ownership::{self, Changed, OwnershipError};
+use crate::make::store::{self, StoreError};
+use crate::make::tree::TreeError;
+use crate::make::work::{self, Interrupted, Notes, Watcher, WorkError};
 use crate::plan::Step;
 use crate::process::ProcessId;
-use crate::store::{self, StoreError};
-use crate::tree::TreeError;
-use crate::volume::{self, VolumeError};
-use crate::work::{self, Interrupted, Notes, Watcher, WorkError};
+use crate::run::cgroup::{self, CgroupError};
+use crate::run::crun::{Crun, CrunError, Output};
+use crate::run::hooks::{HookError, Hooks, Turn};
+use crate::run::overlay::{self, OverlayError};
+use crate::run::volume::{self, VolumeError};
 use crate::{atomic, fail_point};
 use devbroker::access::DEFAULT_SEED;
 use devbroker::host::access::{DeviceFilter, FilterError};

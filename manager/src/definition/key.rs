@@ -3,8 +3,8 @@
 
 use super::value::{self, Fault, Value, string};
 use super::{Definition, mount};
-use crate::base::BaseId;
 use crate::ids::{IdBlock, Ids};
+use crate::make::base::BaseId;
 use toml_edit::{Array, InlineTable};
 
 /// When a changed value counts.

@@ -17,9 +17,9 @@ pub(crate) use key::{Effect, KEYS, Key, key};
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, profile_of};
 
-use crate::base::BaseId;
 use crate::ids::Ids;
 use crate::layout::Layout;
+use crate::make::base::BaseId;
 use crate::signal::StopSignal;
 use devbroker::model::ContainerName;
 use std::fmt::Write;

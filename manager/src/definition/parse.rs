@@ -4,7 +4,7 @@ use super::value::{Fault, string};
 use super::{Definition, key};
 use crate::ids::Ids;
 use crate::layout::Layout;
-use crate::privilege::{self, Ineffective};
+use crate::run::privilege::{self, Ineffective};
 use devbroker::config::{Diagnostic, Source};
 use devbroker::model::{ContainerName, Origin};
 use std::collections::BTreeMap;

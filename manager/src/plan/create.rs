@@ -1,16 +1,16 @@
 //! What has to be done to make a container, a base system, and to run a command in one that is being made. Pure.
 
 use super::Step;
-use crate::base::Base;
-use crate::bootstrap::Bootstrap;
-use crate::bundle;
-use crate::cgroup::Cgroup;
 use crate::definition::Definition;
-use crate::fit::Item;
 use crate::ids::Ids;
-use crate::inside::Inside;
 use crate::layout::Layout;
-use crate::recipe::{self, Put};
+use crate::make::base::Base;
+use crate::make::bootstrap::Bootstrap;
+use crate::make::fit::Item;
+use crate::make::inside::Inside;
+use crate::make::recipe::{self, Put};
+use crate::run::bundle;
+use crate::run::cgroup::Cgroup;
 use devbroker::model::{ContainerName, InstanceId};
 use oci_spec::OciSpecError;
 use std::collections::BTreeSet;
@@ -320,7 +320,7 @@ mod tests {
             files: vec![Put {
                 path: "/etc/motd".into(),
                 content: recipe::Content::Text("x".into()),
-                owned: crate::tree::Owned::by_root(0o644),
+                owned: crate::make::tree::Owned::by_root(0o644),
             }],
             runs: vec![recipe::Run::Inside("a".into()), recipe::Run::Host("b".into())],
         };

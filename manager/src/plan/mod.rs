@@ -1,21 +1,21 @@
 //! What has to be done to start a container, and to make one: data, in order. Pure.
 //!
-//! The steps are written down before the first of them is taken ([`crate::state`]), so that whoever comes after a
+//! The steps are written down before the first of them is taken ([`crate::run::state`]), so that whoever comes after a
 //! supervisor that was killed undoes the same steps, from the last to the first.
 
 mod create;
 
 pub(crate) use create::{Finish, Material, Origin, base, create, inside};
 
-use crate::base::Base;
-use crate::bootstrap::Bootstrap;
-use crate::bundle;
-use crate::cgroup::{Cgroup, Run};
 use crate::definition::{Definition, MountSource};
-use crate::fit::Item;
 use crate::ids::Ids;
 use crate::layout::Layout;
-use crate::recipe::Put;
+use crate::make::base::Base;
+use crate::make::bootstrap::Bootstrap;
+use crate::make::fit::Item;
+use crate::make::recipe::Put;
+use crate::run::bundle;
+use crate::run::cgroup::{Cgroup, Run};
 use devbroker::model::InstanceId;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;

@@ -1,17 +1,17 @@
 //! How ctm ends, in numbers, and the errors that have one of their own. The numbers are vzctl's where it had one.
 
 use super::LoadError;
-use crate::bootstrap::BootstrapError;
-use crate::entry::EntryError;
-use crate::failure::Failure;
+use crate::enter::entry::EntryError;
 use crate::ids::NoFreeIds;
-use crate::inside::InsideError;
 use crate::lock::LockError;
-use crate::overlay::OverlayError;
+use crate::make::bootstrap::BootstrapError;
+use crate::make::inside::InsideError;
+use crate::make::store::{self, StoreError};
+use crate::make::work::{Interrupted, WorkError};
+use crate::run::failure::Failure;
+use crate::run::overlay::OverlayError;
+use crate::run::supervisor::RunError;
 use crate::runner::StepError;
-use crate::store::{self, StoreError};
-use crate::supervisor::RunError;
-use crate::work::{Interrupted, WorkError};
 use devbroker::model::ContainerName;
 use std::io;
 use std::process::ExitCode;

@@ -2,9 +2,9 @@
 
 use super::exec::running;
 use super::{Code, Condition};
-use crate::attach::{Left, attach};
 use crate::layout::Layout;
-use crate::output::{Reader, harmless, last_lines};
+use crate::run::attach::{Left, attach};
+use crate::run::output::{Reader, harmless, last_lines};
 use crate::{cli, definitions};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;

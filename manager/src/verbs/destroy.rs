@@ -2,8 +2,12 @@
 
 use super::{Code, Condition, stop};
 use crate::layout::Layout;
-use crate::state::Last;
-use crate::{atomic, broker, cli, definitions, fail_point, failure, hooks, lock, output, service, store};
+use crate::make::store;
+use crate::run::failure;
+use crate::run::hooks;
+use crate::run::output;
+use crate::run::state::Last;
+use crate::{atomic, broker, cli, definitions, fail_point, lock, service};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
 use devbroker::model::ContainerKey;

@@ -1,10 +1,10 @@
 //! `ctm exec` and `ctm enter`.
 
 use super::{Code, Condition, Refused};
-use crate::account::Wanted;
-use crate::entry::{self, Program, Request};
+use crate::enter::account::Wanted;
+use crate::enter::entry::{self, Program, Request};
 use crate::layout::Layout;
-use crate::state::State;
+use crate::run::state::State;
 use crate::{cli, definitions};
 use anyhow::Result;
 use devbroker::model::ContainerName;
@@ -43,7 +43,7 @@ fn run(layout: &Layout, name: &ContainerName, request: &Request) -> Result<Code>
 /// The run of a container that is up.
 pub(super) fn running(layout: &Layout, name: &ContainerName) -> Result<State> {
     match Condition::of(layout, name)? {
-        Condition::Supervised(state) if state.phase != crate::state::Phase::Starting => Ok(state),
+        Condition::Supervised(state) if state.phase != crate::run::state::Phase::Starting => Ok(state),
         Condition::Stopped | Condition::Supervised(_) | Condition::Abandoned(_) => {
             definitions::load(layout, name)?;
             Err(Refused::NotRunning(name.clone()).into())

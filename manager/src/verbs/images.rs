@@ -1,11 +1,11 @@
 //! `ctm images`: the base systems that containers share.
 
 use super::Code;
-use crate::base::{self, Base, BaseId};
 use crate::cli::{self, ImagesVerb};
 use crate::layout::Layout;
-use crate::progress::size;
-use crate::store;
+use crate::make::base::{self, Base, BaseId};
+use crate::make::progress::size;
+use crate::make::store;
 use anyhow::Result;
 use devbroker::model::ContainerName;
 use serde::Serialize;

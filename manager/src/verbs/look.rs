@@ -2,12 +2,13 @@
 
 use super::exec::running;
 use super::{Code, Condition, Refused};
-use crate::cgroup::{Cgroup, of_process};
 use crate::layout::Layout;
-use crate::state::State;
+use crate::make::disk;
+use crate::run::cgroup::{Cgroup, of_process};
+use crate::run::state::State;
+use crate::run::usage::{Usage, bytes};
 use crate::table::{self, Cell};
-use crate::usage::{Usage, bytes};
-use crate::{cli, definitions, disk};
+use crate::{cli, definitions};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
 use serde::Serialize;

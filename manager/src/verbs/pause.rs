@@ -2,7 +2,7 @@
 
 use super::{Code, Condition, Refused, exec::running};
 use crate::layout::Layout;
-use crate::state::{Last, State};
+use crate::run::state::{Last, State};
 use crate::{definitions, lock, process};
 use anyhow::{Result, bail};
 use devbroker::model::ContainerName;
@@ -30,7 +30,7 @@ fn freeze(layout: &Layout, name: &ContainerName, frozen: bool) -> Result<Code> {
     let cgroup = state
         .container_cgroup()
         .ok_or_else(|| Refused::NotRunning(name.clone()))?;
-    if frozen && state.phase == crate::state::Phase::Stopping {
+    if frozen && state.phase == crate::run::state::Phase::Stopping {
         bail!("container {name} is being stopped");
     }
     cgroup.freeze(frozen, Instant::now() + FREEZE_LIMIT)?;

@@ -3,8 +3,8 @@
 use super::view::{ColumnName, USUAL, View};
 use super::{Code, Condition};
 use crate::layout::Layout;
-use crate::state::{Last, now};
-use crate::usage::span;
+use crate::run::state::{Last, now};
+use crate::run::usage::span;
 use crate::{cli, definitions, table};
 use anyhow::Result;
 use devbroker::model::ContainerName;

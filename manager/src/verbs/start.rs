@@ -1,10 +1,11 @@
 //! `ctm start`: through systemd where it runs the machine and has our unit, otherwise a supervisor of our own.
 
 use super::{Code, Condition, Refused};
-use crate::failure::{self, Failure};
 use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
-use crate::{cgroup, cli, definitions, lock, plan, process, service};
+use crate::run::cgroup;
+use crate::run::failure::{self, Failure};
+use crate::{cli, definitions, lock, plan, process, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, poll};

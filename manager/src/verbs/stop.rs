@@ -3,8 +3,9 @@
 use super::{Code, Condition, Refused, start};
 use crate::layout::Layout;
 use crate::process::ProcessId;
-use crate::state::{Phase, State};
-use crate::{atomic, clean, cli, definitions, lock, process, service, sys};
+use crate::run::clean;
+use crate::run::state::{Phase, State};
+use crate::{atomic, cli, definitions, lock, process, service, sys};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
 use std::os::fd::AsFd;

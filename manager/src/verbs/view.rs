@@ -1,16 +1,16 @@
 //! A container as `ctm list` and `ctm status` show it, and the columns there are.
 
 use super::Condition;
-use crate::cgroup::Cgroup;
 use crate::definition::{Definition, Start};
-use crate::failure::Failure;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::plan::Step;
-use crate::privilege;
-use crate::state::{Last, State};
+use crate::run::cgroup::Cgroup;
+use crate::run::failure::Failure;
+use crate::run::privilege;
+use crate::run::state::{Last, State};
+use crate::run::usage::{Usage, bytes, span};
 use crate::table::Cell;
-use crate::usage::{Usage, bytes, span};
 use anyhow::Result;
 use devbroker::model::{ContainerName, InstanceId};
 use serde::Serialize;
@@ -118,7 +118,8 @@ impl View {
 
     /// How long it has been up.
     pub(super) fn uptime(&self) -> Option<u64> {
-        self.since.map(|since| crate::state::now().saturating_sub(since))
+        self.since
+            .map(|since| crate::run::state::now().saturating_sub(since))
     }
 
     fn usage(&self) -> Usage {

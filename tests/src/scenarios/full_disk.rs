@@ -164,7 +164,10 @@ fn run_is_full(vm: &Vm, container: &Container, stick: &Stick, broker: &Broker) -
     let broker = Broker::again(vm, "")?;
     let said = settled(vm, &broker)?;
     let seen = container.open(NODE)?;
-    ensure!(seen.starts_with("ok") != said.contains("trouble"), "{seen}: {said}");
+    ensure!(
+        seen.starts_with("ok") != said.contains("trouble"),
+        "{seen}: {said}"
+    );
     vm.ok("rm /run/devbroker/filling")?;
     is_well(vm)?;
     broker.settle()?;

@@ -98,7 +98,10 @@ fn completions(vm: &Vm) -> Result<()> {
             grep -q \"^#compdef $program\" zsh/vendor-completions/_$program || exit 1
             grep -q \"complete -c $program\" fish/vendor_completions.d/$program.fish || exit 1
         done")?;
-    for (line, proposed) in [("ctm st", "start stop stats status"), ("devbroker al", "aliases alias")] {
+    for (line, proposed) in [
+        ("ctm st", "start stop stats status"),
+        ("devbroker al", "aliases alias"),
+    ] {
         let (program, word) = line.split_once(' ').unwrap_or_default();
         let words = vm.ok(&format!(
             "source /usr/share/bash-completion/completions/{program} && COMP_WORDS=({line}) COMP_CWORD=1

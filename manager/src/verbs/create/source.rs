@@ -1,18 +1,18 @@
 //! What a container is made from, found and looked at before anything is made.
 
 use super::definition;
-use crate::base::{self, Base, BaseId};
-use crate::bootstrap::{self, Bootstrap, Distro, Tool};
 use crate::cli;
 use crate::definition::Definition;
 use crate::definitions;
-use crate::fit::Item;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::lock::{self, Lock, Sharing};
+use crate::make::base::{self, Base, BaseId};
+use crate::make::bootstrap::{self, Bootstrap, Distro, Tool};
+use crate::make::fit::Item;
+use crate::make::progress::{Progress, Share, Unit};
+use crate::make::recipe::{self, Recipe};
 use crate::plan::{Finish, Material, Origin};
-use crate::progress::{Progress, Share, Unit};
-use crate::recipe::{self, Recipe};
 use crate::verbs::{Condition, Refused};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;

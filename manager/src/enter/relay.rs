@@ -3,8 +3,8 @@
 //! The command has pipes or a terminal of its container's: no file of the host's gets in, so that nothing of it can be
 //! reopened inside, and its owner stays. Signals that reach us go on to the command's process group.
 
+use crate::enter::terminal;
 use crate::process::{Ending, ending_of};
-use crate::terminal;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, write};

@@ -1,9 +1,9 @@
-//! Makes a new root file system fit and puts a recipe's files into it: finds the facts, and writes what [`crate::fit`] says.
+//! Makes a new root file system fit and puts a recipe's files into it: finds the facts, and writes what [`crate::make::fit`] says.
 
-use crate::fit::{self, Change, Facts, Item};
 use crate::ids::Ids;
-use crate::recipe::{Content, Put};
-use crate::tree::{Tree, TreeError};
+use crate::make::fit::{self, Change, Facts, Item};
+use crate::make::recipe::{Content, Put};
+use crate::make::tree::{Tree, TreeError};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

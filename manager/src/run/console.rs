@@ -3,8 +3,8 @@
 //! It is drained for as long as the container runs. The last part is kept; under systemd everything goes on to the journal,
 //! which has its own limits; on a terminal it goes to all who are attached.
 
-use crate::attach::Listener;
-use crate::output::Kept;
+use crate::run::attach::Listener;
+use crate::run::output::Kept;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};

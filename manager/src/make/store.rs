@@ -2,16 +2,16 @@
 //!
 //! Archives are unpacked by the `tar` program: GNU tar holds back links that lead out of the tree until all else is
 //! unpacked, strips leading slashes, refuses `..`, and keeps sparse files, hard links, ACLs and file capabilities, which the
-//! `tar` crate does only in part. What it must not bring in, device nodes, is removed afterwards by [`crate::ownership`];
+//! `tar` crate does only in part. What it must not bring in, device nodes, is removed afterwards by [`crate::make::ownership`];
 //! until then the folder above, which no user of the host may enter, keeps them out of reach.
 
 use crate::atomic;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::lock::{self, LockError};
-use crate::overlay::{self, OverlayError};
-use crate::progress::{Progress, Share, Unit};
-use crate::work::{self, Observer, Watcher, WorkError};
+use crate::make::progress::{Progress, Share, Unit};
+use crate::make::work::{self, Observer, Watcher, WorkError};
+use crate::run::overlay::{self, OverlayError};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, syncfs};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};

@@ -1,17 +1,17 @@
 //! A command in a running container: `crun exec` starts it with what the container's first process had (capabilities,
 //! seccomp, limits), as a user of the container's, and leaves it to us as our child.
 
-use crate::account::{self, Account, AccountError, Wanted};
 use crate::atomic;
-use crate::crun::{Crun, CrunError};
+use crate::enter::account::{self, Account, AccountError, Wanted};
+use crate::enter::relay::{Relay, Signals, Streams};
+use crate::enter::terminal::{self, Raw};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::lookup;
 use crate::plan::Step;
 use crate::process::{Ending, ProcessId};
-use crate::relay::{Relay, Signals, Streams};
-use crate::state::State;
-use crate::terminal::{self, Raw};
+use crate::run::crun::{Crun, CrunError};
+use crate::run::state::State;
 use devbroker::model::ContainerName;
 use oci_spec::runtime::{BoxBuilder, LinuxCapabilitiesBuilder, Process, User};
 use oci_spec::{OciSpecError, runtime::Box as Size};
@@ -36,7 +36,7 @@ pub(crate) enum EntryError {
     #[error("container {0} has just ended")]
     Ended(ContainerName),
     #[error(transparent)]
-    Cgroup(#[from] crate::cgroup::CgroupError),
+    Cgroup(#[from] crate::run::cgroup::CgroupError),
     #[error(transparent)]
     Account(#[from] AccountError),
     /// The folder to run it in is not there.
@@ -389,8 +389,8 @@ impl Drop for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle;
     use crate::definition::Definition;
+    use crate::run::bundle;
 
     fn account(uid: u32) -> Account {
         Account {

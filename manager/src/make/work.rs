@@ -3,7 +3,7 @@
 //! A program is killed when ctm is, so that nothing goes on writing into what the next ctm sweeps; and when the caller
 //! interrupts ctm it is killed, so that what it made can be undone.
 
-use crate::progress::Progress;
+use crate::make::progress::Progress;
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

@@ -1,8 +1,8 @@
 //! Base systems out of a distribution's packages, by `mmdebstrap` or `debootstrap`. The arguments are made here, pure; the
 //! programs know the rest.
 
-use crate::base::BaseId;
-use crate::work::{self, Notes, Watcher, WorkError};
+use crate::make::base::BaseId;
+use crate::make::work::{self, Notes, Watcher, WorkError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};

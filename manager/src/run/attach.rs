@@ -3,8 +3,8 @@
 //! What the container writes goes to all who are attached; one that does not keep up misses some of it. What they type goes to
 //! the container. The socket keeps messages apart: one is output, or it begins with what kind of input it is.
 
-use crate::relay::Signals;
-use crate::terminal::{self, Raw};
+use crate::enter::relay::Signals;
+use crate::enter::terminal::{self, Raw};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
 use rustix::net::{

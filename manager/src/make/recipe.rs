@@ -2,11 +2,11 @@
 //!
 //! Parsing is pure: text in, recipe or all its faults out. [`load`] reads the file and those that it puts.
 
-use crate::bootstrap::Distro;
 use crate::definition::value::{Fault, Value, absolute, boolean, list, parsed, string, table};
 use crate::definition::{Faults, MAX_FILE};
-use crate::fit::Item;
-use crate::tree::Owned;
+use crate::make::bootstrap::Distro;
+use crate::make::fit::Item;
+use crate::make::tree::Owned;
 use devbroker::config::{Diagnostic, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_example() {
-        let text = include_str!("../../examples/ctm/recipe.toml");
+        let text = include_str!("../../../examples/ctm/recipe.toml");
         let recipe = parse(Path::new("recipe.toml"), text.as_bytes()).unwrap();
         assert_eq!(
             (recipe.files.len(), recipe.runs.len(), recipe.fit.len()),

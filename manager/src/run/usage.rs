@@ -1,6 +1,6 @@
 //! What a container uses: read from the files of its cgroup, nothing else.
 
-use crate::cgroup::Cgroup;
+use crate::run::cgroup::Cgroup;
 use serde::Serialize;
 use std::fs;
 

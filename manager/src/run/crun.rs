@@ -1,6 +1,6 @@
 //! The `crun` program: which arguments, what it says. Owns no decision.
 
-use crate::entry::Exchange;
+use crate::enter::entry::Exchange;
 use crate::layout::{Layout, RunFolder};
 use devbroker::model::ContainerName;
 use std::io;

@@ -1,10 +1,10 @@
 //! What a run of a container has written down about itself: who supervises it, which steps make it up, how far it is.
 
 use crate::atomic;
-use crate::cgroup::Cgroup;
 use crate::layout::{Layout, RunFolder};
 use crate::plan::Step;
 use crate::process::{Ending, ProcessId};
+use crate::run::cgroup::Cgroup;
 use devbroker::model::{ContainerName, InstanceId};
 use serde::{Deserialize, Serialize};
 use std::fs;

@@ -1,23 +1,24 @@
 //! `ctm run`: takes the steps of a start, stays with the container until its first process ends, and undoes them.
 
-use crate::attach::Listener;
-use crate::cgroup;
-use crate::clean::{self, CleanError};
-use crate::console::Console;
-use crate::crun::Output;
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
-use crate::hooks::{HookError, Hooks, Turn};
+use crate::enter::entry;
 use crate::layout::{Layout, RunFolder};
 use crate::lock::{self, LockError};
-use crate::needs::{self, NeedError};
-use crate::output::Kept;
 use crate::plan;
 use crate::process::{Ending, ProcessId, ending_of};
+use crate::run::attach::Listener;
+use crate::run::cgroup;
+use crate::run::clean::{self, CleanError};
+use crate::run::console::Console;
+use crate::run::crun::Output;
+use crate::run::hooks::{HookError, Hooks, Turn};
+use crate::run::needs::{self, NeedError};
+use crate::run::output::Kept;
+use crate::run::state::{self, Last, Phase, State, StateError};
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
-use crate::state::{self, Last, Phase, State, StateError};
-use crate::{atomic, entry, sys};
+use crate::{atomic, sys};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

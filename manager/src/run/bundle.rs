@@ -6,8 +6,9 @@
 use crate::definition::{Definition, MountDefinition, MountSource};
 use crate::ids::Ids;
 use crate::layout::RunFolder;
+use crate::run::privilege;
+use crate::run::seccomp;
 use crate::signal::StopSignal;
-use crate::{privilege, seccomp};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     BoxBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder,

@@ -3,8 +3,8 @@
 //! The caller holds the supervisor's lock, so that nobody supervises the container any more.
 
 use crate::layout::Layout;
+use crate::run::state::{State, StateError};
 use crate::runner::Runner;
-use crate::state::{State, StateError};
 use devbroker::model::ContainerName;
 use std::fs;
 use std::io;

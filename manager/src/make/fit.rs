@@ -1,9 +1,9 @@
 //! What a fresh root file system needs to boot in a container: as items, each with what it changes. Pure; the files are
-//! written by [`crate::tree`].
+//! written by [`crate::make::tree`].
 //!
 //! A container made from a distribution gets all of it, a clone what is each machine's own, and others what a recipe says.
 
-use crate::tree::Owned;
+use crate::make::tree::Owned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -3,9 +3,9 @@
 //!
 //! `first-boot` is the exception: a shell script that runs inside, once, after the first start.
 
-use crate::console::Console;
 use crate::layout::Layout;
 use crate::process::ProcessId;
+use crate::run::console::Console;
 use crate::{atomic, sys};
 use devbroker::model::ContainerName;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -4,16 +4,16 @@
 //! The steps are those of a start, and written down like those, so that what is left of a ctm that was killed is cleaned up.
 
 use crate::atomic;
-use crate::cgroup::{self, CgroupError, Run};
-use crate::crun::Output;
 use crate::ids::Ids;
 use crate::layout::Layout;
+use crate::make::work::{self, Interrupted, Notes, Watcher};
 use crate::plan::{self, Step};
 use crate::process::{Ending, ProcessId, ending_of};
+use crate::run::cgroup::{self, CgroupError, Run};
+use crate::run::crun::Output;
+use crate::run::state::{Phase, State, StateError};
+use crate::run::supervisor::random_instance;
 use crate::runner::{Runner, Running, StepError};
-use crate::state::{Phase, State, StateError};
-use crate::supervisor::random_instance;
-use crate::work::{self, Interrupted, Notes, Watcher};
 use devbroker::model::ContainerName;
 use oci_spec::runtime::Spec;
 use rustix::pipe::{PipeFlags, pipe_with};

@@ -6,8 +6,8 @@
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::lock::{self, Lock, LockError, Sharing};
-use crate::overlay::{self, OverlayError};
-use crate::store::{self, StoreError};
+use crate::make::store::{self, StoreError};
+use crate::run::overlay::{self, OverlayError};
 use devbroker::model::ContainerName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
