@@ -2,7 +2,7 @@
 //! them: parsing, new files, `ctm set` and `ctm config` all go by it.
 
 use super::value::{self, Fault, Value, string};
-use super::{Definition, mount};
+use super::{Definition, limit_value, mount};
 use crate::ids::{IdBlock, Ids};
 use crate::make::base::BaseId;
 use toml_edit::{Array, InlineTable};
@@ -41,8 +41,26 @@ impl std::fmt::Debug for Key {
     }
 }
 
+/// A key that a profile may say, whose changes count at once.
+const fn live(
+    name: &'static str,
+    about: &'static str,
+    read: fn(&Value<'_>, &mut Definition) -> Result<(), Fault>,
+    show: fn(&Definition) -> toml_edit::Value,
+) -> Key {
+    Key {
+        name,
+        about,
+        effect: Effect::AtOnce,
+        identity: false,
+        seeded: false,
+        read,
+        show,
+    }
+}
+
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 19] = [
+pub(crate) static KEYS: [Key; 38] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -239,6 +257,150 @@ pub(crate) static KEYS: [Key; 19] = [
                 .into()
         },
     },
+    live(
+        "memory_guarantee",
+        "Memory that is never taken back from it.",
+        |value, definition| place(&mut definition.limits.memory_guarantee, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.limits.memory_guarantee),
+    ),
+    live(
+        "memory_soft_guarantee",
+        "Memory that is taken back from it only where nobody else has any to give.",
+        |value, definition| {
+            place(
+                &mut definition.limits.memory_soft_guarantee,
+                limit_value::size(value),
+            )
+        },
+        |definition| limit_value::shown_size(definition.limits.memory_soft_guarantee),
+    ),
+    live(
+        "memory_barrier",
+        "Memory above which it is slowed down and has to give some back.",
+        |value, definition| place(&mut definition.limits.memory_barrier, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.limits.memory_barrier),
+    ),
+    live(
+        "memory_limit",
+        "Memory that it cannot exceed: its processes are ended before.",
+        |value, definition| place(&mut definition.limits.memory_limit, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.limits.memory_limit),
+    ),
+    live(
+        "swap_limit",
+        "Swap that it may use besides.",
+        |value, definition| place(&mut definition.limits.swap_limit, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.limits.swap_limit),
+    ),
+    live(
+        "processes",
+        "Processes and threads that it may have.",
+        |value, definition| place(&mut definition.limits.processes, limit_value::processes(value)),
+        |definition| limit_value::shown_count(definition.limits.processes),
+    ),
+    live(
+        "cpu_weight",
+        "Its share of busy processors against the others', 1 to 10000.",
+        |value, definition| place(&mut definition.limits.cpu_weight, limit_value::weight(value)),
+        |definition| i64::from(definition.limits.cpu_weight.get()).into(),
+    ),
+    live(
+        "cpu_limit",
+        "Time on processors, in percent of one.",
+        |value, definition| place(&mut definition.limits.cpu_limit, limit_value::cpu_limit(value)),
+        |definition| limit_value::shown_cpu_limit(definition.limits.cpu_limit),
+    ),
+    live(
+        "cpus",
+        "The processors it may be on, as in \"0-3,5\"; empty for all.",
+        |value, definition| place(&mut definition.limits.cpus, limit_value::numbers(value)),
+        |definition| definition.limits.cpus.to_string().into(),
+    ),
+    live(
+        "numa_nodes",
+        "The NUMA nodes whose memory it may have, as in \"0\"; empty for all.",
+        |value, definition| place(&mut definition.limits.numa_nodes, limit_value::numbers(value)),
+        |definition| definition.limits.numa_nodes.to_string().into(),
+    ),
+    live(
+        "io_weight",
+        "Its share of busy disks against the others', 1 to 10000.",
+        |value, definition| place(&mut definition.limits.io_weight, limit_value::weight(value)),
+        |definition| i64::from(definition.limits.io_weight.get()).into(),
+    ),
+    live(
+        "io_limits",
+        "What it may do to a disk in a second, as in [{ device = \"/dev/sda\", write_bytes = \"10M\" }].",
+        |value, definition| place(&mut definition.limits.io, limit_value::io_limits(value)),
+        |definition| limit_value::shown_io_limits(&definition.limits.io),
+    ),
+    live(
+        "ptys",
+        "Terminals that it may have.",
+        |value, definition| place(&mut definition.limits.ptys, limit_value::ptys(value)),
+        |definition| limit_value::shown_count(definition.limits.ptys),
+    ),
+    live(
+        "rlimits",
+        "Limits of each of its processes, soft and hard, as in { nofile = \"1024:4096\" }.",
+        |value, definition| place(&mut definition.limits.rlimits, limit_value::rlimits(value)),
+        |definition| limit_value::shown_rlimits(&definition.limits.rlimits),
+    ),
+    live(
+        "shm",
+        "The size of its /dev/shm.",
+        |value, definition| place(&mut definition.limits.shm, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.limits.shm),
+    ),
+    live(
+        "hugepages",
+        "Huge pages by their size, as in { \"2M\" = \"64M\" }.",
+        |value, definition| place(&mut definition.limits.hugepages, limit_value::hugepages(value)),
+        |definition| limit_value::shown_hugepages(&definition.limits.hugepages),
+    ),
+    live(
+        "tcp_receive_buffer",
+        "The largest receive buffer of a TCP connection; empty for the host's.",
+        |value, definition| {
+            place(
+                &mut definition.limits.tcp_receive_buffer,
+                limit_value::size_or_usual(value),
+            )
+        },
+        |definition| {
+            definition
+                .limits
+                .tcp_receive_buffer
+                .map_or_else(|| "".into(), limit_value::shown_size)
+        },
+    ),
+    live(
+        "tcp_send_buffer",
+        "The largest send buffer of a TCP connection; empty for the host's.",
+        |value, definition| {
+            place(
+                &mut definition.limits.tcp_send_buffer,
+                limit_value::size_or_usual(value),
+            )
+        },
+        |definition| {
+            definition
+                .limits
+                .tcp_send_buffer
+                .map_or_else(|| "".into(), limit_value::shown_size)
+        },
+    ),
+    live(
+        "oom_score_adj",
+        "How soon its processes are ended where the host has no memory left, -1000 to 1000.",
+        |value, definition| {
+            place(
+                &mut definition.limits.oom_score_adj,
+                limit_value::oom_score(value),
+            )
+        },
+        |definition| i64::from(definition.limits.oom_score_adj.get()).into(),
+    ),
     Key {
         name: "profile",
         about: "The profile that says what this file does not.",

@@ -6,6 +6,8 @@ mod boot;
 mod capability;
 mod edit;
 mod key;
+mod limit;
+mod limit_value;
 mod mount;
 mod parse;
 pub(crate) mod value;
@@ -14,6 +16,7 @@ pub(crate) use boot::Start;
 pub(crate) use capability::CapabilityChange;
 pub(crate) use edit::{Edit, EditError, with_mount, without_mount};
 pub(crate) use key::{Effect, KEYS, Key, key};
+pub(crate) use limit::Limits;
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, profile_of};
 
@@ -72,6 +75,8 @@ pub(crate) struct Definition {
     pub(crate) after: Vec<ContainerName>,
     /// What is mounted in it.
     pub(crate) mounts: Vec<MountDefinition>,
+    /// What it may use.
+    pub(crate) limits: Limits,
     /// The profile that says what the definition does not.
     pub(crate) profile: Option<ContainerName>,
 }
@@ -98,6 +103,7 @@ impl Definition {
             boot_order: BOOT_ORDER,
             after: Vec::new(),
             mounts: Vec::new(),
+            limits: Limits::default(),
             profile: None,
             name,
         }
@@ -241,7 +247,9 @@ mod tests {
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
              = known are description, rootfs, base, userns, init, console, reaper, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
-             apparmor, capabilities, start, boot_order, after, mount, profile\n\
+             apparmor, capabilities, start, boot_order, after, mount, memory_guarantee, memory_soft_guarantee, memory_barrier, \
+             memory_limit, swap_limit, processes, cpu_weight, cpu_limit, cpus, numa_nodes, io_weight, io_limits, ptys, rlimits, shm, hugepages, \
+             tcp_receive_buffer, tcp_send_buffer, oom_score_adj, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\
              scan_1.toml:6:16: error: the time to stop is 1 to 3600 seconds\n   |\n 6 | stop_timeout = 0\n   |                ^\n\
