@@ -25,7 +25,8 @@ const MACHINE: &str = "-M q35 -accel tcg,thread=multi,tb-size=512 -cpu Nehalem -
     -device virtserialport,chardev=agent,name=agent -device virtio-9p-pci,fsdev=share,mount_tag=share \
     -device virtio-rng-pci -device qemu-xhci,id=xhci,p2=8,p3=8 -device virtio-blk-pci,drive=debian";
 
-const KERNEL: &str = "console=hvc0 quiet loglevel=4 mitigations=off panic=-1 nowatchdog no_timer_check \
+// Programs at the same addresses each time: the emulator translates a page for the address that it is seen at, and keeps that.
+const KERNEL: &str = "console=hvc0 norandmaps quiet loglevel=4 mitigations=off panic=-1 nowatchdog no_timer_check \
     tsc=reliable rcupdate.rcu_expedited=1 apparmor=0 selinux=0 systemd.show_status=0 systemd.log_level=notice";
 
 /// What differs from start to start.
