@@ -59,6 +59,8 @@ pub(crate) enum Verb {
     Du(Chosen),
     /// Show once what containers use: processor, memory, disk, processes.
     Stats(Chosen),
+    /// Show what containers hold of what they may hold, and what they were refused.
+    Counters(Counters),
     /// Tell which container a process belongs to.
     Who(Who),
     /// Show one container.
@@ -321,6 +323,27 @@ pub(crate) struct Ps {
 pub(crate) struct Chosen {
     /// The container; otherwise all.
     pub(crate) name: Option<ContainerName>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What containers hold, and of how much.
+#[derive(Debug, Args)]
+pub(crate) struct Counters {
+    /// The container; otherwise all that run.
+    pub(crate) name: Option<ContainerName>,
+    /// Look again every so many seconds, until interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) watch: Option<u16>,
+    /// Count failures from the last time that this was asked on.
+    #[arg(long)]
+    pub(crate) failures_since_last: bool,
+    /// Show only what is near a limit, over a barrier, or was refused; the exit code is 3 if there is such.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// As text that Prometheus reads.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) prometheus: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -5,6 +5,7 @@ pub(crate) mod bundle;
 pub(crate) mod cgroup;
 pub(crate) mod clean;
 pub(crate) mod console;
+pub(crate) mod counters;
 pub(crate) mod crun;
 pub(crate) mod failure;
 pub(crate) mod hooks;

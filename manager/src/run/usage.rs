@@ -39,7 +39,7 @@ impl Usage {
 }
 
 /// The value of a flat keyed file (`cgroup-v2.rst`, "Format").
-fn field(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, key: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }

@@ -23,6 +23,8 @@ pub(crate) enum Code {
     Done,
     /// It went wrong.
     Failed,
+    /// `ctm counters --quiet` has something to show.
+    Trouble,
     /// There is no such container.
     Unknown,
     /// Another command is at work on it.
@@ -60,6 +62,7 @@ impl Code {
     pub(crate) const ALL: &'static [Self] = &[
         Self::Done,
         Self::Failed,
+        Self::Trouble,
         Self::CannotRun,
         Self::Locked,
         Self::Unknown,
@@ -81,6 +84,7 @@ impl Code {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::Trouble => 3,
             Self::NoResources => 6,
             Self::CannotRun => 8,
             Self::Locked => 9,

@@ -1,10 +1,12 @@
 //! `ctm ps`, `ctm du`, `ctm stats` and `ctm who`: what is in the containers, seen from outside.
 
+use super::counters::pressure;
 use super::exec::running;
 use super::{Code, Condition, Refused};
 use crate::layout::Layout;
 use crate::make::disk;
 use crate::run::cgroup::{Cgroup, of_process};
+use crate::run::counters::{PRESSURES, Pressure};
 use crate::run::state::State;
 use crate::run::usage::{Usage, bytes};
 use crate::table::{self, Cell};
@@ -18,7 +20,7 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
 /// The containers that are up, or the one that is asked for, which has to be.
-fn cgroups(layout: &Layout, name: Option<&ContainerName>) -> Result<Vec<(ContainerName, Cgroup)>> {
+pub(super) fn cgroups(layout: &Layout, name: Option<&ContainerName>) -> Result<Vec<(ContainerName, Cgroup)>> {
     let of = |state: &State| state.container_cgroup().cloned();
     if let Some(name) = name {
         let cgroup = of(&running(layout, name)?).ok_or_else(|| Refused::NotRunning(name.clone()))?;
@@ -85,6 +87,7 @@ struct Used {
     name: ContainerName,
     #[serde(flatten)]
     usage: Usage,
+    pressure: BTreeMap<&'static str, Pressure>,
 }
 
 /// `ctm stats`: once.
@@ -94,6 +97,7 @@ pub(super) fn stats(layout: &Layout, arguments: &cli::Chosen) -> Result<Code> {
         .map(|(name, cgroup)| Used {
             name,
             usage: Usage::of(&cgroup),
+            pressure: pressure(&cgroup),
         })
         .collect();
     let mut out = io::stdout().lock();
@@ -101,21 +105,47 @@ pub(super) fn stats(layout: &Layout, arguments: &cli::Chosen) -> Result<Code> {
         writeln!(out, "{}", serde_json::to_string_pretty(&used)?)?;
         return Ok(Code::Done);
     }
-    let heads = ["NAME", "CPU", "MEMORY", "PEAK", "READ", "WRITTEN", "PROCESSES"].map(String::from);
+    let heads = [
+        "NAME",
+        "CPU",
+        "MEMORY",
+        "PEAK",
+        "READ",
+        "WRITTEN",
+        "PROCESSES",
+        "WAITS CPU",
+        "MEMORY",
+        "IO",
+    ]
+    .map(String::from);
     let rows: Vec<_> = used
         .into_iter()
-        .map(|Used { name, usage }| {
-            let seconds = |usec: u64| format!("{}.{:02}s", usec / 1_000_000, usec / 10_000 % 100);
-            vec![
-                Cell::text(name.to_string()),
-                Cell::shown(usage.cpu_usec, seconds),
-                Cell::shown(usage.memory, bytes),
-                Cell::shown(usage.memory_peak, bytes),
-                Cell::shown(usage.read, bytes),
-                Cell::shown(usage.written, bytes),
-                Cell::number(usage.processes),
-            ]
-        })
+        .map(
+            |Used {
+                 name,
+                 usage,
+                 pressure,
+             }| {
+                let seconds = |usec: u64| format!("{}.{:02}s", usec / 1_000_000, usec / 10_000 % 100);
+                let mut cells = vec![
+                    Cell::text(name.to_string()),
+                    Cell::shown(usage.cpu_usec, seconds),
+                    Cell::shown(usage.memory, bytes),
+                    Cell::shown(usage.memory_peak, bytes),
+                    Cell::shown(usage.read, bytes),
+                    Cell::shown(usage.written, bytes),
+                    Cell::number(usage.processes),
+                ];
+                cells.extend(PRESSURES.map(|resource| {
+                    Cell::text(
+                        pressure
+                            .get(resource)
+                            .map(|pressure| format!("{:.1}%", pressure.some)),
+                    )
+                }));
+                cells
+            },
+        )
         .collect();
     for line in table::lines(Some(&heads), &rows) {
         writeln!(out, "{line}")?;

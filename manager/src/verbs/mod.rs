@@ -3,6 +3,7 @@
 mod change;
 mod code;
 mod console;
+mod counters;
 mod create;
 mod destroy;
 mod exec;
@@ -125,6 +126,7 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Ps(arguments) => look::ps(layout, &arguments),
         Verb::Du(arguments) => look::du(layout, &arguments),
         Verb::Stats(arguments) => look::stats(layout, &arguments),
+        Verb::Counters(arguments) => counters::run(layout, &arguments),
         Verb::Who(arguments) => look::who(layout, &arguments),
         Verb::Status(arguments) => show::status(layout, &arguments),
         Verb::Destroy(arguments) => destroy::run(layout, &arguments),
