@@ -1,5 +1,11 @@
 //! The arguments, as typed. One definition makes parser, help and completions.
 
+mod share;
+
+pub(crate) use share::{
+    Profile, ProfileApply, ProfileCreate, ProfileList, ProfileScale, ProfileShow, Root, Split,
+};
+
 use crate::definition::{CapabilityChange, Edit};
 use crate::enter::account::Wanted;
 use crate::make::bootstrap::Distro;
@@ -80,6 +86,11 @@ pub(crate) enum Verb {
     Edit(Name),
     /// Show a definition with all that it does not say, and where each value is from.
     Config(Config),
+    /// Divide a host among so many containers, and write what each has into a profile.
+    Split(Split),
+    /// What containers have in common.
+    #[command(subcommand)]
+    Profile(Profile),
     /// Remove a container, its definition and its root file system below /var/lib/ctm.
     Destroy(Destroy),
     /// Start a container and stay with it until it ends; what ctm@.service runs.
@@ -361,6 +372,8 @@ pub(crate) struct Who {
 pub(crate) struct Config {
     /// The container.
     pub(crate) name: ContainerName,
+    #[command(flatten)]
+    pub(crate) root: Root,
     #[command(flatten)]
     pub(crate) output: Output,
 }

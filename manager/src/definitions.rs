@@ -21,6 +21,12 @@ pub(crate) enum LoadError {
         profile: ContainerName,
         path: PathBuf,
     },
+    /// There is no such profile.
+    #[error("there is no profile {0}; `ctm profile list` shows those that there are")]
+    NoProfile(ContainerName),
+    /// There is one already.
+    #[error("{} exists already; --replace replaces it", .0.display())]
+    ProfileExists(PathBuf),
     /// It cannot be read or written.
     #[error("cannot {what} {}: {source}", .path.display())]
     Io {
@@ -91,7 +97,7 @@ pub(crate) fn replace(layout: &Layout, name: &ContainerName, text: &str) -> Resu
 }
 
 /// A file, cut off one byte after the largest that is read; none if there is none.
-fn bytes(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+pub(crate) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     // Most definitions are read at once.
     let mut bytes = Vec::with_capacity(4096);
     let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
@@ -106,12 +112,16 @@ fn bytes(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     }
 }
 
-/// The names of all containers, sorted. Files whose names are no container's are left aside.
+/// The names of all containers, sorted.
 pub(crate) fn names(layout: &Layout) -> Result<Vec<ContainerName>, LoadError> {
-    let path = &layout.definitions;
+    names_in(&layout.definitions)
+}
+
+/// Whom the files of a folder are about, sorted. Files whose names cannot be a container's are left aside.
+pub(crate) fn names_in(path: &Path) -> Result<Vec<ContainerName>, LoadError> {
     let failed = |source| LoadError::Io {
         what: "read",
-        path: path.clone(),
+        path: path.into(),
         source,
     };
     let entries = match fs::read_dir(path) {

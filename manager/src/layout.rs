@@ -54,6 +54,22 @@ impl Layout {
         }
     }
 
+    /// The same of a system whose root folder is `root`.
+    pub(crate) fn below(&self, root: &Path) -> Self {
+        let at = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        Self {
+            definitions: at(&self.definitions),
+            profiles: at(&self.profiles),
+            hooks: at(&self.hooks),
+            store: at(&self.store),
+            run: at(&self.run),
+            registrations: at(&self.registrations),
+            filters: at(&self.filters),
+            permissions: at(&self.permissions),
+            reaper: at(&self.reaper),
+        }
+    }
+
     /// A container's definition.
     pub(crate) fn definition(&self, name: &ContainerName) -> PathBuf {
         self.definitions.join(format!("{name}.toml"))

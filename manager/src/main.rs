@@ -8,6 +8,7 @@ mod definition;
 mod definitions;
 mod enter;
 mod fail_point;
+mod host;
 mod ids;
 mod layout;
 mod lock;
@@ -15,6 +16,7 @@ mod lookup;
 mod make;
 mod plan;
 mod process;
+mod profiles;
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "the keys of limits and `ctm split` are on their way")

@@ -13,6 +13,7 @@ const MILLION: u64 = 1_000_000;
 /// What one percent is in parts per million.
 const PERCENT: u64 = MILLION / 100;
 const PERCENT_DECIMALS: usize = 4;
+const FACTOR_DECIMALS: usize = 6;
 /// The units of sizes, the largest first.
 const UNITS: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 /// The word for an amount without an end.
@@ -27,6 +28,8 @@ pub(crate) enum QuantityError {
     Count(String),
     #[error("`{0}` is no percentage; write it as in `150%` or `12.5%`")]
     Percent(String),
+    #[error("`{0}` is no factor; write it as in `1.5` or `150%`")]
+    Factor(String),
     #[error("`{0}` is a part of a byte; write whole bytes, or a unit as in `1.5K`")]
     PartOfByte(String),
     #[error("`{text}` has more than {most} digits behind the point; write it with fewer")]
@@ -178,6 +181,13 @@ impl Percent {
         self.millionths
     }
 
+    /// So many times this, divided among so many; rounded down.
+    pub(crate) fn part(self, times: u32, among: u32) -> Self {
+        Self {
+            millionths: self.millionths.saturating_mul(u64::from(times)) / u64::from(among.max(1)),
+        }
+    }
+
     /// So much of `whole`, rounded down; none where that is more than can be counted.
     pub(crate) fn of(self, whole: u64) -> Option<u64> {
         let part = u128::from(whole) * u128::from(self.millionths) / u128::from(MILLION);
@@ -207,6 +217,49 @@ impl FromStr for Percent {
         let millionths = decimal.times(PERCENT);
         millionths
             .map(|millionths| Self { millionths })
+            .ok_or_else(|| QuantityError::TooLarge(text.into()))
+    }
+}
+
+/// How many times as much: a decimal number or a percentage, as in `1.5` or `150%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Factor(Percent);
+
+impl Factor {
+    /// So many hundredths.
+    pub(crate) const fn hundredths(hundredths: u32) -> Self {
+        Self(Percent::whole(hundredths))
+    }
+
+    /// So many times `amount`, rounded down; none where that is more than can be counted.
+    pub(crate) fn of(self, amount: u64) -> Option<u64> {
+        self.0.of(amount)
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0.millionths / MILLION, self.0.millionths % MILLION);
+        if rest == 0 {
+            return whole.fmt(f);
+        }
+        let rest = format!("{rest:0FACTOR_DECIMALS$}");
+        write!(f, "{whole}.{}", rest.trim_end_matches('0'))
+    }
+}
+
+impl FromStr for Factor {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.ends_with('%') {
+            return text.parse().map(Self);
+        }
+        let decimal =
+            Decimal::read(text, FACTOR_DECIMALS, text)?.ok_or_else(|| QuantityError::Factor(text.into()))?;
+        let millionths = decimal.times(MILLION);
+        millionths
+            .map(|millionths| Self(Percent { millionths }))
             .ok_or_else(|| QuantityError::TooLarge(text.into()))
     }
 }
@@ -376,6 +429,30 @@ mod tests {
             "99999999999999999999%".parse::<Percent>(),
             Err(QuantityError::TooLarge(_))
         ));
+    }
+
+    #[test]
+    fn factors() {
+        for (text, of_1000, shown) in [
+            ("1.5", 1500, "1.5"),
+            ("150%", 1500, "1.5"),
+            ("2", 2000, "2"),
+            ("0.000001", 0, "0.000001"),
+            ("1.000", 1000, "1"),
+            ("12.5%", 125, "0.125"),
+        ] {
+            let factor: Factor = text.parse().unwrap();
+            assert_eq!(
+                (factor.of(1000), factor.to_string().as_str()),
+                (Some(of_1000), shown)
+            );
+            assert_eq!(shown.parse(), Ok(factor));
+        }
+        assert_eq!(Factor::hundredths(150), "1.5".parse().unwrap());
+        assert_eq!("2".parse::<Factor>().unwrap().of(u64::MAX), None);
+        for bad in ["", "x", "-1", "1,5", "1.5x"] {
+            assert_eq!(bad.parse::<Factor>(), Err(QuantityError::Factor(bad.into())));
+        }
     }
 
     proptest! {

@@ -43,6 +43,11 @@ impl Edit {
         Ok(Self { key, value })
     }
 
+    /// The new value.
+    pub(crate) fn value(&self) -> Option<&Value> {
+        self.value.as_ref()
+    }
+
     /// The text with this change in it.
     pub(crate) fn apply(&self, text: &str) -> Result<String, EditError> {
         let mut document = parsed(text)?;

@@ -10,6 +10,7 @@ mod limit;
 mod limit_value;
 mod mount;
 mod parse;
+mod scale;
 pub(crate) mod value;
 
 pub(crate) use boot::Start;
@@ -18,7 +19,8 @@ pub(crate) use edit::{Edit, EditError, with_mount, without_mount};
 pub(crate) use key::{Effect, KEYS, Key, key};
 pub(crate) use limit::Limits;
 pub(crate) use mount::{MountDefinition, MountSource};
-pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, profile_of};
+pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, parse_profile, profile_of};
+pub(crate) use scale::scale;
 
 use crate::ids::Ids;
 use crate::layout::Layout;

@@ -44,6 +44,18 @@ enum Kind {
     Definition,
 }
 
+/// Parses a profile: what a definition would be that says no more. Its ids are the host's, as far as that counts.
+pub(crate) fn parse_profile(name: &ContainerName, text: Text<'_>, layout: &Layout) -> Result<Parsed, Faults> {
+    let mut parsed = Parsed {
+        definition: Definition::new(name.clone(), Ids::Host, layout),
+        origins: BTreeMap::new(),
+    };
+    match sorted(take(&mut parsed, text, Kind::Profile)) {
+        faults if faults.is_empty() => Ok(parsed),
+        faults => Err(Faults(faults)),
+    }
+}
+
 /// Parses a definition over its profile: what the profile says counts where the definition says nothing.
 pub(crate) fn parse(
     name: &ContainerName,
@@ -78,9 +90,14 @@ pub(crate) fn parse(
     if faults.is_empty() {
         return Ok(parsed);
     }
+    Err(Faults(sorted(faults)))
+}
+
+/// The faults by their places.
+fn sorted(faults: Vec<Found>) -> Vec<Diagnostic> {
     let mut faults: Vec<_> = faults.into_iter().map(|fault| fault.diagnostic).collect();
     faults.sort_by_key(|fault| (fault.origin.file.clone(), fault.origin.line, fault.column));
-    Err(Faults(faults))
+    faults
 }
 
 /// What a definition says as a whole that each of its values does not: a capability that cannot count.

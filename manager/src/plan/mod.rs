@@ -1,9 +1,11 @@
-//! What has to be done to start a container, and to make one: data, in order. Pure.
+//! What has to be done to start a container, and to make one: data, in order; and how a host is divided among containers.
+//! Pure.
 //!
 //! The steps are written down before the first of them is taken ([`crate::run::state`]), so that whoever comes after a
 //! supervisor that was killed undoes the same steps, from the last to the first.
 
 mod create;
+pub(crate) mod split;
 
 pub(crate) use create::{Finish, Material, Origin, base, create, inside};
 

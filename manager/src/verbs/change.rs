@@ -1,15 +1,13 @@
-//! `ctm set`, `ctm edit` and `ctm config`: a definition changed by one value, by hand, or shown.
+//! `ctm set` and `ctm edit`: a definition changed by single values, or by hand.
 
 use super::{Code, Condition};
 use crate::cli;
 use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
-use crate::run::privilege;
 use crate::{atomic, lock, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
-use serde::Serialize;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -53,7 +51,7 @@ fn started_by(layout: &Layout, names: &[ContainerName], start: &Start) -> Result
 }
 
 /// Has systemd read anew what starts which container.
-fn tell_systemd() -> Result<()> {
+pub(super) fn tell_systemd() -> Result<()> {
     if service::is_available() {
         service::reload()?;
     }
@@ -61,7 +59,7 @@ fn tell_systemd() -> Result<()> {
 }
 
 /// Changes a definition; whether systemd has to be told.
-fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> Result<bool> {
+pub(super) fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> Result<bool> {
     let _lock = lock::verb(layout, name)?;
     let before = definitions::load(layout, name)?;
     let old = text_of(layout, name)?;
@@ -97,7 +95,8 @@ fn say_what_waits(layout: &Layout, before: Option<&Definition>, after: &Definiti
     Ok(())
 }
 
-fn differs(key: &Key, before: Option<&Definition>, after: &Definition) -> bool {
+/// Whether a key has another value.
+pub(super) fn differs(key: &Key, before: Option<&Definition>, after: &Definition) -> bool {
     before.is_none_or(|before| (key.show)(before).to_string() != (key.show)(after).to_string())
 }
 
@@ -217,60 +216,4 @@ fn again() -> Result<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(!matches!(answer.trim(), "n" | "N" | "no"))
-}
-
-/// One value of the effective definition.
-#[derive(Debug, Serialize)]
-struct Effective {
-    key: &'static str,
-    /// As TOML.
-    value: String,
-    /// The file that says it; none: it is the usual one.
-    file: Option<PathBuf>,
-    line: Option<u32>,
-}
-
-/// `ctm config`: every value and where it is from.
-pub(super) fn config(layout: &Layout, arguments: &cli::Config) -> Result<Code> {
-    let parsed = definitions::load_with_origins(layout, &arguments.name)?;
-    let values: Vec<_> = KEYS
-        .iter()
-        .map(|key| {
-            let origin = parsed.origins.get(key.name);
-            Effective {
-                key: key.name,
-                value: (key.show)(&parsed.definition).to_string().trim().into(),
-                file: origin.map(|origin| origin.file.clone()),
-                line: origin.map(|origin| origin.line),
-            }
-        })
-        .collect();
-    let mut out = io::stdout().lock();
-    if arguments.output.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&values)?)?;
-        return Ok(Code::Done);
-    }
-    let lines: Vec<_> = values
-        .iter()
-        .map(|value| (format!("{} = {}", value.key, value.value), value))
-        .collect();
-    let width = lines
-        .iter()
-        .map(|(text, _)| text.chars().count())
-        .filter(|width| *width <= 60)
-        .max()
-        .unwrap_or(0);
-    for (text, value) in lines {
-        match (&value.file, value.line) {
-            (Some(file), Some(line)) => writeln!(out, "{text:width$}  # {}:{line}", file.display())?,
-            _ => writeln!(out, "{text:width$}  # usual")?,
-        }
-    }
-    let Definition {
-        ids, capabilities, ..
-    } = &parsed.definition;
-    for how in privilege::unconfined(*ids, capabilities) {
-        writeln!(out, "# not confined: {how}")?;
-    }
-    Ok(Code::Done)
 }

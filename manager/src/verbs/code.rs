@@ -8,6 +8,7 @@ use crate::make::bootstrap::BootstrapError;
 use crate::make::inside::InsideError;
 use crate::make::store::{self, StoreError};
 use crate::make::work::{Interrupted, WorkError};
+use crate::plan::split::SplitError;
 use crate::run::failure::Failure;
 use crate::run::overlay::OverlayError;
 use crate::run::supervisor::RunError;
@@ -123,7 +124,7 @@ impl Code {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
             return Some(refused.code());
         }
-        if cause.is::<NoFreeIds>() {
+        if cause.is::<NoFreeIds>() || cause.is::<SplitError>() {
             return Some(Self::NoResources);
         }
         if let Some(LockError::Held { .. }) = cause.downcast_ref() {
@@ -206,7 +207,8 @@ impl Code {
     fn of_load(error: &LoadError) -> Option<Self> {
         match error {
             LoadError::Unknown(_) => Some(Self::Unknown),
-            LoadError::Profile { .. } => Some(Self::NoProfile),
+            LoadError::Profile { .. } | LoadError::NoProfile(_) => Some(Self::NoProfile),
+            LoadError::ProfileExists(_) => Some(Self::Exists),
             LoadError::Io { .. } | LoadError::Faults(_) | LoadError::Edit(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 mod change;
 mod code;
+mod config;
 mod console;
 mod counters;
 mod create;
@@ -12,8 +13,10 @@ mod images;
 mod look;
 mod mount;
 mod pause;
+mod profile;
 mod rename;
 mod show;
+mod split;
 mod start;
 mod stop;
 mod view;
@@ -102,7 +105,9 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         io::stdout().write_all(&cli::completions(arguments.shell))?;
         return Ok(Code::Done);
     }
-    if !rustix::process::geteuid().is_root() {
+    // Whoever may read and write the files may do this; the rest is root's.
+    let is_of_files = matches!(cli.verb, Verb::Split(_) | Verb::Profile(_) | Verb::Config(_));
+    if !is_of_files && !rustix::process::geteuid().is_root() {
         anyhow::bail!("ctm has to run as root");
     }
     if cli.no_wait {
@@ -137,12 +142,21 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Rename(arguments) => rename::run(layout, &arguments),
         Verb::Enable(arguments) => change::enable(layout, &arguments),
         Verb::Disable(arguments) => change::disable(layout, &arguments.names),
-        Verb::Config(arguments) => change::config(layout, &arguments),
+        Verb::Config(arguments) => config::config(&of(layout, &arguments.root), &arguments),
+        Verb::Split(arguments) => split::run(&of(layout, &arguments.root), &arguments),
+        Verb::Profile(what) => profile::run(layout, &what),
         Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
         Verb::Clean(arguments) => clean_up(layout, &arguments.name),
         // Needs no root and was answered above.
         Verb::Completions(_) => Ok(Code::Done),
     }
+}
+
+/// The system that is meant.
+fn of(layout: &Layout, root: &cli::Root) -> Layout {
+    root.root
+        .as_ref()
+        .map_or_else(|| layout.clone(), |root| layout.below(root))
 }
 
 /// Runs the container and leaves the reason of a failure where `ctm start` finds it.

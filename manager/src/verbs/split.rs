@@ -1,0 +1,158 @@
+//! `ctm split`: a host divided among containers, shown and written into a profile.
+
+use super::Code;
+use crate::definition::{Edit, key};
+use crate::host;
+use crate::layout::Layout;
+use crate::plan::split::{Host, Split, Wish, split};
+use crate::quantity::{Limit, Size};
+use crate::run::usage::bytes;
+use crate::table::{self, Cell};
+use crate::{cli, profiles};
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct View<'s> {
+    #[serde(flatten)]
+    split: &'s Split,
+    assumptions: Vec<String>,
+}
+
+pub(super) fn run(layout: &Layout, arguments: &cli::Split) -> Result<Code> {
+    let host = host(layout, arguments)?;
+    let reserve = match arguments.reserve.map(|reserve| reserve.of(host.memory)) {
+        Some(Limit::Unlimited) => bail!("a host that keeps all of its memory has none to divide"),
+        Some(Limit::At(bytes)) => Some(bytes),
+        None => None,
+    };
+    let wish = Wish {
+        containers: arguments.containers,
+        reserve,
+        overcommit: arguments.overcommit,
+    };
+    let split = split(&host, &wish)?;
+    if let Some(profile) = &arguments.profile {
+        let values = split
+            .keys()
+            .into_iter()
+            // Only what a profile can say: disk is not among it yet.
+            .filter(|(name, _)| key(name).is_some())
+            .map(|(key, value)| Edit::new(key, Some(value)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let about = format!(
+            "Profile {profile}: one of {} containers on a host with {} of memory, by `ctm split`; see ctm(8).",
+            split.containers,
+            bytes(host.memory)
+        );
+        let text = profiles::text(&about, &values);
+        profiles::hold(layout)?.write(profile, &text, arguments.replace)?;
+    }
+    let mut out = io::stdout().lock();
+    if arguments.output.json {
+        let view = View {
+            assumptions: split.assumptions(),
+            split: &split,
+        };
+        writeln!(out, "{}", serde_json::to_string_pretty(&view)?)?;
+        return Ok(Code::Done);
+    }
+    show(&split, &mut out)?;
+    if let Some(profile) = &arguments.profile {
+        writeln!(
+            out,
+            "\nwritten into {}; `ctm profile apply NAME {profile}` gives a container these values",
+            layout.profile(profile).display()
+        )?;
+    }
+    Ok(Code::Done)
+}
+
+/// The host that was described, or else this one.
+fn host(layout: &Layout, arguments: &cli::Split) -> Result<Host> {
+    let described = arguments.host;
+    let mut host = match described {
+        Some(host) => Host::described(host.memory, host.swap.unwrap_or(0), host.cpus, host.disk),
+        None => host::this(&layout.store)?,
+    };
+    if let Some(swap) = arguments.swap {
+        let has = host.swap;
+        // Of a described host's swap this is a description as well.
+        let is_open = described.is_some_and(|host| host.swap.is_none());
+        host.swap = match swap.of(has) {
+            Limit::Unlimited => has,
+            Limit::At(swap) if swap <= has || is_open => swap,
+            Limit::At(swap) => bail!(
+                "there is {} of swap, and {} is to be divided; divide less, or add swap",
+                bytes(has),
+                bytes(swap)
+            ),
+        };
+    }
+    Ok(host)
+}
+
+fn show(split: &Split, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} containers on a host with {} of memory: {}, at most {} fit\n",
+        split.containers,
+        bytes(split.host.host.memory),
+        split.level,
+        split.largest
+    )?;
+    let n = u64::from(split.containers);
+    let memory = &split.container.memory;
+    let size = |name: &str, each: u64| {
+        [
+            name.to_owned(),
+            Size::Bytes(each).to_string(),
+            bytes(each.saturating_mul(n)),
+        ]
+    };
+    let count = |name: &str, each: u64| [name.to_owned(), each.to_string(), (each * n).to_string()];
+    let mut rows = vec![
+        size("memory_guarantee", memory.guarantee),
+        size("memory_soft_guarantee", memory.soft_guarantee),
+        size("memory_barrier", memory.barrier),
+        size("memory_limit", memory.limit),
+        size("swap_limit", split.container.swap),
+        count("processes", split.container.processes),
+    ];
+    rows.push([
+        "cpu_weight".into(),
+        split.container.cpu.weight.to_string(),
+        split
+            .container
+            .cpu
+            .share
+            .map_or_else(String::new, |share| format!("{share} of a processor each")),
+    ]);
+    if let Some(disk) = &split.container.disk {
+        rows.push(size("disk_space", disk.space));
+        rows.push(size("disk_space_soft", disk.space_soft));
+        rows.extend(disk.inodes.map(|inodes| count("disk_inodes", inodes)));
+        rows.extend(disk.inodes_soft.map(|inodes| count("disk_inodes_soft", inodes)));
+    }
+    let heads = ["KEY", "EACH", "TOGETHER"].map(String::from);
+    let rows: Vec<_> = rows.into_iter().map(|row| row.map(Cell::text).to_vec()).collect();
+    for line in table::lines(Some(&heads), &rows) {
+        writeln!(out, "{line}")?;
+    }
+    let left = &split.left;
+    write!(out, "\nleft for the host: {} of memory", bytes(left.memory))?;
+    if split.host.host.swap > 0 {
+        write!(out, ", {} of swap", bytes(left.swap))?;
+    }
+    write!(out, ", {} processes", left.processes)?;
+    if let Some(disk) = left.disk {
+        write!(out, ", {} of disk", bytes(disk))?;
+    }
+    writeln!(out, "\n\nassumed:")?;
+    for line in split.assumptions() {
+        writeln!(out, "- {line}")?;
+    }
+    Ok(())
+}
