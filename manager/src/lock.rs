@@ -177,6 +177,11 @@ pub(crate) fn ids(layout: &Layout) -> Result<Lock, LockError> {
     wait(layout, ".ids", "ids", Sharing::Alone)
 }
 
+/// Waits for the lock under which projects of disk quotas are chosen.
+pub(crate) fn projects(layout: &Layout) -> Result<Lock, LockError> {
+    wait(layout, ".ids", "projects", Sharing::Alone)
+}
+
 /// Waits for the lock of a base system: alone to make or remove it, shared to make a container on it.
 pub(crate) fn base(layout: &Layout, id: &BaseId, sharing: Sharing) -> Result<Lock, LockError> {
     wait(layout, ".base", id.as_str(), sharing)

@@ -22,6 +22,7 @@ mod profiles;
     expect(dead_code, reason = "the keys of limits and `ctm split` are on their way")
 )]
 mod quantity;
+mod quota;
 mod run;
 mod runner;
 mod service;

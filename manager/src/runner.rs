@@ -13,6 +13,7 @@ use crate::make::tree::TreeError;
 use crate::make::work::{self, Interrupted, Notes, Watcher, WorkError};
 use crate::plan::Step;
 use crate::process::ProcessId;
+use crate::quota::{self, Activity, QuotaError};
 use crate::run::cgroup::{self, CgroupError};
 use crate::run::crun::{Crun, CrunError, Output};
 use crate::run::hooks::{HookError, Hooks, Turn};
@@ -73,6 +74,8 @@ pub(crate) enum StepError {
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// Steps in an order that cannot be.
@@ -168,6 +171,9 @@ impl<'a> Runner<'a> {
                 devfs.standard_nodes()?;
                 self.devfs = Some((at.clone(), devfs.st_dev(), *ids));
             }
+            Step::Quota { folder, limits } => {
+                quota::apply(self.layout, self.name, folder, limits, Activity::Stopped)?;
+            }
             Step::Layers { base, folder, ids } => overlay::mount(base, folder, *ids)?,
             Step::Part { folder } => overlay::unmount(folder)?,
             Step::ConsoleFile { path } => {
@@ -201,7 +207,7 @@ impl<'a> Runner<'a> {
                 }
             }
             Step::Start { .. } => Crun::new(self.layout, self.name).start()?,
-            Step::Store { path, ids } => store::make(path, *ids)?,
+            Step::Store { path, ids } => store::make(self.layout, path, *ids)?,
             Step::Unpack { archive, to } => store::unpack(archive, to, &mut self.watcher)?,
             Step::Copy { from, to } => store::copy(from, to, &mut self.watcher)?,
             Step::Draft { path } => store::draft(path)?,
@@ -366,10 +372,11 @@ impl<'a> Runner<'a> {
             Step::Start { cgroup } => cgroup.kill(Instant::now() + KILL_LIMIT)?,
             Step::Store { path, .. } => store::clear(path)?,
             Step::Draft { path } => store::remove(path)?,
-            // What is in a /dev goes with it, what is in the store with the container's folder; what was there before stays as it
-            // is.
+            // What is in a /dev goes with it, what is in the store with the container's folder; limits of its disk stay with its
+            // files; what was there before stays as it is.
             Step::ConsoleFile { .. }
             | Step::Part { .. }
+            | Step::Quota { .. }
             | Step::Unpack { .. }
             | Step::Copy { .. }
             | Step::Bootstrap { .. }

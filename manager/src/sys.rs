@@ -2,6 +2,10 @@
 
 #![allow(unsafe_code, reason = "the crate's only module with unsafe code")]
 
+mod quota;
+
+pub(crate) use quota::*;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;

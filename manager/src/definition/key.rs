@@ -2,7 +2,7 @@
 //! them: parsing, new files, `ctm set` and `ctm config` all go by it.
 
 use super::value::{self, Fault, Value, string};
-use super::{Definition, limit_value, mount};
+use super::{Definition, disk, limit_value, mount};
 use crate::ids::{IdBlock, Ids};
 use crate::make::base::BaseId;
 use toml_edit::{Array, InlineTable};
@@ -60,7 +60,7 @@ const fn live(
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 38] = [
+pub(crate) static KEYS: [Key; 43] = [
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -400,6 +400,39 @@ pub(crate) static KEYS: [Key; 38] = [
             )
         },
         |definition| i64::from(definition.limits.oom_score_adj.get()).into(),
+    ),
+    live(
+        "disk_space",
+        "The most that its files may take on the disk, as in \"20G\" or \"10%\" of the file system.",
+        |value, definition| place(&mut definition.disk.space, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.disk.space),
+    ),
+    live(
+        "disk_space_soft",
+        "What they may take for no longer than disk_grace; ext4 and xfs.",
+        |value, definition| place(&mut definition.disk.space_soft, limit_value::size(value)),
+        |definition| limit_value::shown_size(definition.disk.space_soft),
+    ),
+    live(
+        "disk_inodes",
+        "The most files, folders and links that it may have; ext4 and xfs.",
+        |value, definition| place(&mut definition.disk.inodes, disk::inodes(value)),
+        |definition| limit_value::shown_count(definition.disk.inodes),
+    ),
+    live(
+        "disk_inodes_soft",
+        "How many it may have for no longer than disk_grace; ext4 and xfs.",
+        |value, definition| place(&mut definition.disk.inodes_soft, disk::inodes(value)),
+        |definition| limit_value::shown_count(definition.disk.inodes_soft),
+    ),
+    live(
+        "disk_grace",
+        "How long a soft limit may be exceeded, as in \"7d\"; the shortest of a file system counts for all on it.",
+        |value, definition| place(&mut definition.disk.grace, disk::grace(value)),
+        |definition| {
+            let grace = definition.disk.grace.as_ref();
+            grace.map(ToString::to_string).unwrap_or_default().into()
+        },
     ),
     Key {
         name: "profile",

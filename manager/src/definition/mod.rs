@@ -4,6 +4,7 @@
 
 mod boot;
 mod capability;
+mod disk;
 mod edit;
 mod key;
 mod limit;
@@ -15,6 +16,7 @@ pub(crate) mod value;
 
 pub(crate) use boot::Start;
 pub(crate) use capability::CapabilityChange;
+pub(crate) use disk::{DiskLimits, Grace};
 pub(crate) use edit::{Edit, EditError, with_mount, without_mount};
 pub(crate) use key::{Effect, KEYS, Key, key};
 pub(crate) use limit::Limits;
@@ -79,6 +81,8 @@ pub(crate) struct Definition {
     pub(crate) mounts: Vec<MountDefinition>,
     /// What it may use.
     pub(crate) limits: Limits,
+    /// What it may have on the disk.
+    pub(crate) disk: DiskLimits,
     /// The profile that says what the definition does not.
     pub(crate) profile: Option<ContainerName>,
 }
@@ -106,6 +110,7 @@ impl Definition {
             after: Vec::new(),
             mounts: Vec::new(),
             limits: Limits::default(),
+            disk: DiskLimits::default(),
             profile: None,
             name,
         }
@@ -209,6 +214,13 @@ mod tests {
         definition.boot_order = 7;
         definition.after = vec!["db".parse().unwrap()];
         definition.profile = Some("small".parse().unwrap());
+        definition.disk = DiskLimits {
+            space: "1.5G".parse().unwrap(),
+            space_soft: "10%".parse().unwrap(),
+            inodes: "100000".parse().unwrap(),
+            inodes_soft: "90000".parse().unwrap(),
+            grace: Some("7d".parse().unwrap()),
+        };
         definition.mounts = vec![
             MountDefinition {
                 source: MountSource::Bind("/srv/a b".into()),
@@ -251,7 +263,8 @@ mod tests {
              = known are description, rootfs, base, userns, init, console, reaper, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
              apparmor, capabilities, start, boot_order, after, mount, memory_guarantee, memory_soft_guarantee, memory_barrier, \
              memory_limit, swap_limit, processes, cpu_weight, cpu_limit, cpus, numa_nodes, io_weight, io_limits, ptys, rlimits, shm, hugepages, \
-             tcp_receive_buffer, tcp_send_buffer, oom_score_adj, profile\n\
+             tcp_receive_buffer, tcp_send_buffer, oom_score_adj, \
+             disk_space, disk_space_soft, disk_inodes, disk_inodes_soft, disk_grace, profile\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\
              scan_1.toml:6:16: error: the time to stop is 1 to 3600 seconds\n   |\n 6 | stop_timeout = 0\n   |                ^\n\
@@ -301,6 +314,10 @@ mod tests {
             ("userns = false\nstart = \"device:\"", ":2:9"),
             ("userns = false\nboot_order = 1001", "0 to 1000"),
             ("userns = false\ndescription = \"a\\nb\"", "one line"),
+            ("userns = false\ndisk_space = \"5X\"", "is no size"),
+            ("userns = false\ndisk_space = -5", "is no size"),
+            ("userns = false\ndisk_inodes = \"5M\"", "is no number"),
+            ("userns = false\ndisk_grace = \"5y\"", "is no grace time"),
         ] {
             let shown = parse(text).unwrap_err();
             assert!(shown.contains(part), "{text}: {shown}");

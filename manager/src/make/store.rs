@@ -11,6 +11,7 @@ use crate::layout::Layout;
 use crate::lock::{self, LockError};
 use crate::make::progress::{Progress, Share, Unit};
 use crate::make::work::{self, Observer, Watcher, WorkError};
+use crate::quota::{self, QuotaError};
 use crate::run::overlay::{self, OverlayError};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, syncfs};
 use std::fs::{self, File};
@@ -40,6 +41,8 @@ pub(crate) enum StoreError {
     },
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// Something is mounted in what is to be removed.
     #[error("{} is mounted; unmount it, then try again", .0.display())]
     Mounted(PathBuf),
@@ -123,14 +126,14 @@ impl Compression {
 
 /// Makes a container's folder. No user of the host may enter it but the container's own root, who must, to get to the
 /// root file system below.
-pub(crate) fn make(path: &Path, ids: Ids) -> Result<(), StoreError> {
+pub(crate) fn make(layout: &Layout, path: &Path, ids: Ids) -> Result<(), StoreError> {
     if let Some(above) = path.parent() {
         atomic::folder(above, 0o711).map_err(io_error("make", above))?;
     }
+    quota::make(layout, path)?;
     match ids {
-        Ids::Host => atomic::folder(path, 0o700).map_err(io_error("make", path)),
+        Ids::Host => Ok(()),
         Ids::Block(block) => {
-            atomic::folder(path, 0o700).map_err(io_error("make", path))?;
             chownat(
                 CWD,
                 path,
@@ -285,7 +288,10 @@ fn files(folder: &Path) -> u64 {
 /// Removes a container's folder and all in it, its layers unmounted first; nothing to do if it does not exist.
 pub(crate) fn clear(path: &Path) -> Result<(), StoreError> {
     overlay::unmount(path)?;
-    remove(path)
+    let released = quota::release(path)?;
+    remove(path)?;
+    released.finish();
+    Ok(())
 }
 
 /// Removes the folders of containers that are not defined, left by an interrupted creation or removal; what is at work is left

@@ -9,13 +9,14 @@ pub(crate) mod split;
 
 pub(crate) use create::{Finish, Material, Origin, base, create, inside};
 
-use crate::definition::{Definition, MountSource};
+use crate::definition::{Definition, DiskLimits, MountSource};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::make::base::Base;
 use crate::make::bootstrap::Bootstrap;
 use crate::make::fit::Item;
 use crate::make::recipe::Put;
+use crate::quota;
 use crate::run::bundle;
 use crate::run::cgroup::{Cgroup, Run};
 use devbroker::model::InstanceId;
@@ -42,6 +43,8 @@ pub(crate) enum Step {
     SharedFolder { path: PathBuf },
     /// The container's /dev with its standard nodes.
     Devfs { at: PathBuf, ids: Ids },
+    /// What the file system lets a container's folder take.
+    Quota { folder: PathBuf, limits: DiskLimits },
     /// A root file system in layers: a base below, the container's own files above, in its folder in the store. Undone:
     /// unmounted.
     Layers {
@@ -129,6 +132,7 @@ impl Step {
             Self::SharedFolder { .. } => "shared-folder",
             Self::Devfs { .. } => "devfs",
             Self::ConsoleFile { .. } => "console-file",
+            Self::Quota { .. } => "quota",
             Self::Layers { .. } => "layers",
             Self::Part { .. } => "part",
             Self::Draft { .. } => "draft",
@@ -159,6 +163,10 @@ impl fmt::Display for Step {
         match self {
             Self::Enter { run } => write!(f, "enter cgroup {}", run.supervisor().path().display()),
             Self::Hooks => f.write_str("run the pre-start hooks"),
+            Self::Quota { folder, limits } if limits.is_none() => {
+                write!(f, "lift limits of the disk from {}", folder.display())
+            }
+            Self::Quota { folder, limits } => write!(f, "limit {}: {limits}", folder.display()),
             Self::Layers { base, folder, .. } => {
                 write!(
                     f,
@@ -224,6 +232,10 @@ pub(crate) fn start(
         Step::Devfs {
             at: folder.devfs(),
             ids: definition.ids,
+        },
+        Step::Quota {
+            folder: quota::folder_of(layout, definition),
+            limits: definition.disk.clone(),
         },
     ];
     if let Some(base) = &definition.base {
@@ -296,6 +308,7 @@ mod tests {
                 "run the pre-start hooks",
                 "make /run/ctm/scan/udev",
                 "mount the container's /dev on /run/ctm/scan/devfs",
+                "lift limits of the disk from /var/lib/ctm/scan",
                 "write /run/ctm/scan/bundle/config.json",
                 "crun create in cgroup /ctm/scan/container",
                 "attach the device program, pinned in /sys/fs/bpf/devbroker/0000000000000001",

@@ -5,6 +5,7 @@ use crate::cli;
 use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
+use crate::quota::{self, Activity};
 use crate::{atomic, lock, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
@@ -70,11 +71,35 @@ pub(super) fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> 
     if text == old {
         return Ok(false);
     }
-    let after = definitions::replace(layout, name, &text)
-        .with_context(|| format!("the definition of {name} was not changed"))?
-        .definition;
+    let after = replace(layout, name, Some(&before), &text)?;
     say_what_waits(layout, Some(&before), &after)?;
     Ok(is_systemds(Some(&before), &after))
+}
+
+/// Writes a definition in which what counts at once does so. The file system is told first: what it cannot keep is not in the
+/// definition then.
+fn replace(
+    layout: &Layout,
+    name: &ContainerName,
+    before: Option<&Definition>,
+    text: &str,
+) -> Result<Definition> {
+    let unchanged = || format!("the definition of {name} was not changed");
+    let after = definitions::parsed(layout, name, text.as_bytes())
+        .with_context(unchanged)?
+        .definition;
+    let activity = match Condition::of(layout, name)? {
+        Condition::Stopped => Activity::Stopped,
+        Condition::Supervised(_) | Condition::Abandoned(_) => Activity::Running,
+    };
+    quota::follow(layout, before, &after, activity).with_context(unchanged)?;
+    if let Err(error) = definitions::replace(layout, name, text) {
+        if let Some(before) = before {
+            quota::follow(layout, Some(&after), before, activity)?;
+        }
+        return Err(error).with_context(unchanged);
+    }
+    Ok(after)
 }
 
 /// Says which changes do not count yet.
@@ -126,7 +151,7 @@ pub(super) fn edit(layout: &Layout, name: &ContainerName) -> Result<Code> {
             return Ok(Code::Done);
         }
         match definitions::parsed(layout, name, &new) {
-            Ok(after) => {
+            Ok(_) => {
                 let _lock = lock::verb(layout, name)?;
                 if definitions::bytes_of(layout, name)? != old {
                     bail!(
@@ -136,8 +161,7 @@ pub(super) fn edit(layout: &Layout, name: &ContainerName) -> Result<Code> {
                     );
                 }
                 let before = definitions::load(layout, name).ok();
-                let after = after.definition;
-                definitions::replace(layout, name, &String::from_utf8_lossy(&new))?;
+                let after = replace(layout, name, before.as_ref(), &String::from_utf8_lossy(&new))?;
                 say_what_waits(layout, before.as_ref(), &after)?;
                 if is_systemds(before.as_ref(), &after) {
                     tell_systemd()?;

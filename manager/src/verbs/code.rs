@@ -199,6 +199,7 @@ impl Code {
             | StepError::Store(_)
             | StepError::Ownership(_)
             | StepError::Overlay(_)
+            | StepError::Quota(_)
             | StepError::Order(_)
             | StepError::Gone(_) => None,
         }

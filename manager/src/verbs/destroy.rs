@@ -7,7 +7,7 @@ use crate::run::failure;
 use crate::run::hooks;
 use crate::run::output;
 use crate::run::state::Last;
-use crate::{atomic, broker, cli, definitions, fail_point, lock, service};
+use crate::{atomic, broker, cli, definitions, fail_point, lock, quota, service};
 use anyhow::{Context, Result, bail};
 use devbroker::host::remember;
 use devbroker::model::ContainerKey;
@@ -36,6 +36,14 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         bail!("container {name} was kept");
     }
     stop::halt(layout, name, None)?;
+    // Files elsewhere stay, and are limited no longer.
+    if let Some(elsewhere) = definitions::load(layout, name)
+        .ok()
+        .map(|definition| quota::folder_of(layout, &definition))
+        .filter(|folder| *folder != layout.stored(name))
+    {
+        quota::release(&elsewhere)?.finish();
+    }
     // The definition goes first: whatever is left without one is swept by the next create or destroy of that name.
     atomic::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     fail_point::reached("destroy", "undefined");

@@ -5,6 +5,7 @@ use super::exec::running;
 use super::{Code, Condition, Refused};
 use crate::layout::Layout;
 use crate::make::disk;
+use crate::quota;
 use crate::run::cgroup::{Cgroup, of_process};
 use crate::run::counters::{PRESSURES, Pressure};
 use crate::run::state::State;
@@ -158,7 +159,32 @@ pub(super) fn stats(layout: &Layout, arguments: &cli::Chosen) -> Result<Code> {
 struct Taken {
     name: ContainerName,
     #[serde(flatten)]
-    taken: disk::Taken,
+    of_tree: disk::Taken,
+    /// What the file system counts for the container alone and lets it have; what it does not count is not there.
+    counted_bytes: Option<u64>,
+    counted_files: Option<u64>,
+    limit_bytes: Option<u64>,
+    soft_limit_bytes: Option<u64>,
+    limit_files: Option<u64>,
+    soft_limit_files: Option<u64>,
+}
+
+impl Taken {
+    fn of(layout: &Layout, name: ContainerName) -> Result<Self> {
+        let definition = definitions::load(layout, &name)?;
+        let of_tree = disk::taken(&definition.rootfs)?;
+        let account = quota::account(&quota::folder_of(layout, &definition))?;
+        Ok(Self {
+            name,
+            of_tree,
+            counted_bytes: account.map(|account| account.bytes),
+            counted_files: account.and_then(|account| account.inodes),
+            limit_bytes: account.and_then(|account| account.space.hard),
+            soft_limit_bytes: account.and_then(|account| account.space.soft),
+            limit_files: account.and_then(|account| account.files.hard),
+            soft_limit_files: account.and_then(|account| account.files.soft),
+        })
+    }
 }
 
 /// `ctm du`: the root file system of one container, or of all.
@@ -170,11 +196,8 @@ pub(super) fn du(layout: &Layout, arguments: &cli::Chosen) -> Result<Code> {
     let mut all = Vec::new();
     let mut failed = false;
     for name in names {
-        let taken = definitions::load(layout, &name)
-            .map_err(anyhow::Error::from)
-            .and_then(|definition| Ok(disk::taken(&definition.rootfs)?));
-        match taken {
-            Ok(taken) => all.push(Taken { name, taken }),
+        match Taken::of(layout, name.clone()) {
+            Ok(taken) => all.push(taken),
             Err(error) if arguments.name.is_some() => return Err(error),
             // One of many, which are shown.
             Err(error) => {
@@ -187,14 +210,23 @@ pub(super) fn du(layout: &Layout, arguments: &cli::Chosen) -> Result<Code> {
     if arguments.output.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
-        let heads = ["NAME", "USED", "FILES"].map(String::from);
+        let heads = [
+            "NAME", "USED", "FILES", "COUNTED", "SOFT", "LIMIT", "INODES", "SOFT", "LIMIT",
+        ];
+        let heads = heads.map(String::from);
         let rows: Vec<_> = all
             .into_iter()
-            .map(|Taken { name, taken }| {
+            .map(|taken| {
                 vec![
-                    Cell::text(name.to_string()),
-                    Cell::shown(Some(taken.bytes), bytes),
-                    Cell::number(Some(taken.files)),
+                    Cell::text(taken.name.to_string()),
+                    Cell::shown(Some(taken.of_tree.bytes), bytes),
+                    Cell::number(Some(taken.of_tree.files)),
+                    Cell::shown(taken.counted_bytes, bytes),
+                    Cell::shown(taken.soft_limit_bytes, bytes),
+                    Cell::shown(taken.limit_bytes, bytes),
+                    Cell::number(taken.counted_files),
+                    Cell::number(taken.soft_limit_files),
+                    Cell::number(taken.limit_files),
                 ]
             })
             .collect();
