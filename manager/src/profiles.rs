@@ -57,7 +57,7 @@ pub(crate) fn users(layout: &Layout) -> Result<BTreeMap<ContainerName, Vec<Conta
 /// The text of a profile with these values, in the order of the keys, each with what it means. `about` is its first line.
 pub(crate) fn text(about: &str, values: &[Edit]) -> String {
     let mut text = format!("# {about}\n");
-    for key in &KEYS {
+    for key in KEYS {
         // The last counts, as on the command line.
         let value = values.iter().rev().find(|edit| edit.key.name == key.name);
         if let Some(value) = value.and_then(Edit::value) {

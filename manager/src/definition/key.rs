@@ -2,7 +2,7 @@
 //! them: parsing, new files, `ctm set` and `ctm config` all go by it.
 
 use super::value::{self, Fault, Value, string};
-use super::{Definition, disk, limit_value, mount};
+use super::{Definition, disk, limit_value, mount, threshold};
 use crate::ids::{IdBlock, Ids};
 use crate::make::base::BaseId;
 use toml_edit::{Array, InlineTable};
@@ -60,7 +60,7 @@ const fn live(
 }
 
 /// All keys, in the order in which a new definition has them.
-pub(crate) static KEYS: [Key; 43] = [
+pub(crate) static KEYS: &[Key] = &[
     Key {
         name: "description",
         about: "What it is for, in a line.",
@@ -434,6 +434,15 @@ pub(crate) static KEYS: [Key; 43] = [
             grace.map(ToString::to_string).unwrap_or_default().into()
         },
     ),
+    Key {
+        name: "pressure",
+        about: "Waits of which somebody is told, as in { memory = 10, io = 50 }: percent of two seconds.",
+        effect: Effect::NextStart,
+        identity: false,
+        seeded: false,
+        read: |value, definition| place(&mut definition.pressure, threshold::read(value)),
+        show: |definition| threshold::show(&definition.pressure),
+    },
     Key {
         name: "profile",
         about: "The profile that says what this file does not.",

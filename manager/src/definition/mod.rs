@@ -12,6 +12,7 @@ mod limit_value;
 mod mount;
 mod parse;
 mod scale;
+mod threshold;
 pub(crate) mod value;
 
 pub(crate) use boot::Start;
@@ -23,6 +24,7 @@ pub(crate) use limit::Limits;
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, parse_profile, profile_of};
 pub(crate) use scale::scale;
+pub(crate) use threshold::{Resource, Thresholds};
 
 use crate::ids::Ids;
 use crate::layout::Layout;
@@ -83,6 +85,8 @@ pub(crate) struct Definition {
     pub(crate) limits: Limits,
     /// What it may have on the disk.
     pub(crate) disk: DiskLimits,
+    /// How long it may wait for something before somebody is told.
+    pub(crate) pressure: Thresholds,
     /// The profile that says what the definition does not.
     pub(crate) profile: Option<ContainerName>,
 }
@@ -111,6 +115,7 @@ impl Definition {
             mounts: Vec::new(),
             limits: Limits::default(),
             disk: DiskLimits::default(),
+            pressure: Thresholds::new(),
             profile: None,
             name,
         }
@@ -133,7 +138,7 @@ impl Definition {
     pub(crate) fn text(&self, layout: &Layout) -> String {
         let usual = Self::new(self.name.clone(), self.ids, layout);
         let mut text = format!("# Container {}; see ctm(8).\n", self.name);
-        for key in &KEYS {
+        for key in KEYS {
             let value = (key.show)(self).to_string();
             let seeded = key.seeded && (key.identity || self.profile.is_none());
             if seeded || value != (key.show)(&usual).to_string() {
@@ -251,8 +256,8 @@ mod tests {
     fn every_fault_with_its_place() {
         let text = "rootfs = \"var/../etc\"\ninit = []\nhostname = \"-x\"\nusernst = false\n\
                     stop_signal = \"TERM\"\nstop_timeout = 0\nno_new_privs = 1\nuserns = { first = 0, count = 1 }\n";
-        assert_eq!(
-            parse(text).unwrap_err(),
+        let known = super::key::names();
+        let faults = format!(
             "scan_1.toml:1:10: error: the root file system is an absolute path without `..`, and not /\n   |\n \
              1 | rootfs = \"var/../etc\"\n   |          ^^^^^^^^^^^^\n   = as in `rootfs = \"/var/lib/ctm/NAME/rootfs\"`\n\
              scan_1.toml:2:8: error: the program to run is missing\n   |\n 2 | init = []\n   |        ^^\n   \
@@ -260,18 +265,15 @@ mod tests {
              scan_1.toml:3:12: error: `-x` is no host name\n   |\n 3 | hostname = \"-x\"\n   |            ^^^^\n   \
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
-             = known are description, rootfs, base, userns, init, console, reaper, hostname, domain, stop_signal, stop_timeout, no_new_privs, \
-             apparmor, capabilities, start, boot_order, after, mount, memory_guarantee, memory_soft_guarantee, memory_barrier, \
-             memory_limit, swap_limit, processes, cpu_weight, cpu_limit, cpus, numa_nodes, io_weight, io_limits, ptys, rlimits, shm, hugepages, \
-             tcp_receive_buffer, tcp_send_buffer, oom_score_adj, \
-             disk_space, disk_space_soft, disk_inodes, disk_inodes_soft, disk_grace, profile\n\
+             = known are {known}\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\
              scan_1.toml:6:16: error: the time to stop is 1 to 3600 seconds\n   |\n 6 | stop_timeout = 0\n   |                ^\n\
              scan_1.toml:7:16: error: expected true or false, found integer\n   |\n 7 | no_new_privs = 1\n   |                ^\n\
              scan_1.toml:8:20: error: ids below 65536 belong to the host's own users; begin higher\n   |\n \
-             8 | userns = { first = 0, count = 1 }\n   |                    ^"
+             8 | userns = {{ first = 0, count = 1 }}\n   |                    ^"
         );
+        assert_eq!(parse(text).unwrap_err(), faults);
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(crate) fn boolean(value: &Value<'_>) -> Result<bool, Fault> {
         .ok_or_else(|| Fault::kind(value, "true or false"))
 }
 
-fn number(value: &Value<'_>) -> Result<u32, Fault> {
+pub(super) fn number(value: &Value<'_>) -> Result<u32, Fault> {
     let integer = value
         .get_ref()
         .as_integer()

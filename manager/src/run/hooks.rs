@@ -38,15 +38,18 @@ pub(crate) enum Turn {
     PostStop,
     /// Inside, after its first start.
     FirstBoot,
+    /// It was refused something, or waited for too long. Nobody waits for it.
+    Alert,
 }
 
 /// All turns.
-pub(crate) const TURNS: [Turn; 5] = [
+pub(crate) const TURNS: [Turn; 6] = [
     Turn::PreStart,
     Turn::PostStart,
     Turn::PreStop,
     Turn::PostStop,
     Turn::FirstBoot,
+    Turn::Alert,
 ];
 
 impl fmt::Display for Turn {
@@ -57,6 +60,7 @@ impl fmt::Display for Turn {
             Self::PreStop => "pre-stop",
             Self::PostStop => "post-stop",
             Self::FirstBoot => "first-boot",
+            Self::Alert => "alert",
         })
     }
 }
@@ -114,13 +118,30 @@ impl<'a> Hooks<'a> {
             tracing::debug!(container = %self.name, hook = %path.display());
             let command = match turn {
                 Turn::FirstBoot => self.inside(&path)?,
-                Turn::PreStart | Turn::PostStart | Turn::PreStop | Turn::PostStop => {
+                Turn::PreStart | Turn::PostStart | Turn::PreStop | Turn::PostStop | Turn::Alert => {
                     self.on_host(&path, turn, init)
                 }
             };
-            finish(command, &path, console.as_deref_mut())?;
+            Hook::start(command, path)?.finish(console.as_deref_mut())?;
         }
         Ok(())
+    }
+
+    /// Starts the hooks of an alert, with these variables besides, and waits for none of them.
+    pub(crate) fn alert(
+        &self,
+        init: Option<i32>,
+        variables: &[(&str, String)],
+    ) -> Result<Vec<Hook>, HookError> {
+        let mut started = Vec::new();
+        for path in self.layout.hooks_of(self.name, &Turn::Alert.to_string()) {
+            if is_there(&path, true)? {
+                let mut command = self.on_host(&path, Turn::Alert, init);
+                command.envs(variables.iter().map(|(name, value)| (name, value)));
+                started.push(Hook::start(command, path)?);
+            }
+        }
+        Ok(started)
     }
 
     /// Runs the hook of the first start, unless it has run. A container that had none is not asked again later.
@@ -190,26 +211,70 @@ fn is_there(path: &Path, executable: bool) -> Result<bool, HookError> {
     Ok(found.is_file() && (!executable || found.permissions().mode() & 0o100 != 0))
 }
 
-/// Waits for a hook's end; one that takes too long goes with all that it started.
-fn finish(mut command: Command, path: &Path, console: Option<&mut Console>) -> Result<(), HookError> {
-    let mut child = command
-        .current_dir("/")
-        .process_group(0)
-        .spawn()
-        .map_err(failed("run", path))?;
-    let deadline = Instant::now() + LIMIT;
-    let ended = wait(&child, deadline, console).map_err(failed("wait for", path));
-    if !matches!(ended, Ok(true)) {
-        kill_group(&child);
+/// A hook that runs. One that is dropped before its end goes with all that it started.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    path: PathBuf,
+    child: Child,
+    deadline: Instant,
+}
+
+impl Hook {
+    fn start(mut command: Command, path: PathBuf) -> Result<Self, HookError> {
+        let child = command
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
+            .map_err(failed("run", &path))?;
+        Ok(Self {
+            path,
+            child,
+            deadline: Instant::now() + LIMIT,
+        })
     }
-    let status = child.wait().map_err(failed("wait for", path))?;
-    match (ended?, status.success()) {
-        (false, _) => Err(HookError::Slow(path.into())),
-        (true, true) => Ok(()),
-        (true, false) => Err(HookError::Failed {
-            path: path.into(),
-            status,
-        }),
+
+    /// When it has taken too long.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How it ended, if it has or if its time is over.
+    pub(crate) fn ended(&mut self) -> Option<Result<(), HookError>> {
+        match self.child.try_wait() {
+            Ok(None) if Instant::now() < self.deadline => None,
+            Ok(None) => Some(Err(HookError::Slow(self.path.clone()))),
+            Ok(Some(status)) => Some(self.judge(status)),
+            Err(e) => Some(Err(failed("wait for", &self.path)(e))),
+        }
+    }
+
+    /// Waits for its end; what the container writes meanwhile is taken in.
+    pub(crate) fn finish(&mut self, console: Option<&mut Console>) -> Result<(), HookError> {
+        if !wait(&self.child, self.deadline, console).map_err(failed("wait for", &self.path))? {
+            return Err(HookError::Slow(self.path.clone()));
+        }
+        let status = self.child.wait().map_err(failed("wait for", &self.path))?;
+        self.judge(status)
+    }
+
+    fn judge(&self, status: ExitStatus) -> Result<(), HookError> {
+        if status.success() {
+            Ok(())
+        } else {
+            Err(HookError::Failed {
+                path: self.path.clone(),
+                status,
+            })
+        }
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            kill_group(&self.child);
+            self.child.wait().ok();
+        }
     }
 }
 
@@ -287,11 +352,11 @@ mod tests {
         let shell = |text: &str| {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", text]);
-            finish(command, &path, None)
+            Hook::start(command, path.clone())?.finish(None)
         };
         shell("exit 0").unwrap();
         assert!(matches!(shell("exit 3"), Err(HookError::Failed { status, .. }) if status.code() == Some(3)));
-        let gone = finish(Command::new("/nonexistent"), &path, None);
+        let gone = Hook::start(Command::new("/nonexistent"), path.clone()).map(drop);
         assert!(matches!(gone, Err(HookError::Io { what: "run", .. })));
     }
 }

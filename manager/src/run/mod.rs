@@ -19,3 +19,4 @@ pub(crate) mod state;
 pub(crate) mod supervisor;
 pub(crate) mod usage;
 pub(crate) mod volume;
+pub(crate) mod watch;

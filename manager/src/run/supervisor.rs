@@ -16,6 +16,7 @@ use crate::run::hooks::{HookError, Hooks, Turn};
 use crate::run::needs::{self, NeedError};
 use crate::run::output::Kept;
 use crate::run::state::{self, Last, Phase, State, StateError};
+use crate::run::watch::Watch;
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
 use crate::{atomic, sys};
@@ -301,8 +302,18 @@ impl Supervisor<'_> {
     fn stay(&mut self, init: &OwnedFd) -> Result<Ended, RunError> {
         let mut deadline: Option<Instant> = None;
         let mut asked = false;
+        let mut watch = self
+            .state
+            .container_cgroup()
+            .map(|cgroup| Watch::over(cgroup, &self.definition.pressure));
+        let pid = self.state.init.map(|init| init.pid);
         loop {
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let next = watch.as_ref().and_then(Watch::deadline);
+            let left = deadline
+                .into_iter()
+                .chain(next)
+                .min()
+                .map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = match left {
                 None => None,
                 Some(left) => Some(
@@ -315,17 +326,33 @@ impl Supervisor<'_> {
                 PollFd::new(init, PollFlags::IN),
                 PollFd::new(&*self.signals, PollFlags::IN),
             ];
-            fds.extend(self.console.poll_fds());
+            let of_console = self.console.poll_fds();
+            let watched = fds.len() + of_console.len();
+            fds.extend(of_console);
+            fds.extend(watch.iter().flat_map(Watch::poll_fds));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(failed("wait for the container")(e.into())),
             }
             let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
             let (ended, signalled) = (ready(0), ready(1));
-            if fds.iter().skip(2).any(|fd| !fd.revents().is_empty()) {
+            let has_output = fds
+                .iter()
+                .take(watched)
+                .skip(2)
+                .any(|fd| !fd.revents().is_empty());
+            let alerts: Vec<bool> = fds
+                .iter()
+                .skip(watched)
+                .map(|fd| !fd.revents().is_empty())
+                .collect();
+            if has_output {
                 self.console
                     .serve()
                     .map_err(failed("read the container's output"))?;
+            }
+            if let Some(watch) = &mut watch {
+                watch.serve(&alerts, self.layout, self.name, pid);
             }
             if ended {
                 // What it wrote last is still in the pipe.
@@ -335,6 +362,9 @@ impl Supervisor<'_> {
                 let ending = ending_of(init);
                 tracing::info!(container = %self.name, "the first process {ending}");
                 self.console.remark(&format!("the first process {ending}"));
+                if let Some(watch) = &mut watch {
+                    watch.end(self.layout, self.name, &mut self.console);
+                }
                 let asked = asked || self.layout.run_of(self.name).stop_within().exists();
                 let last = Last {
                     instance: self.state.instance.clone(),

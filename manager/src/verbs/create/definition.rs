@@ -46,7 +46,7 @@ pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Fou
 pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Definition) -> Result<String> {
     let heading = |definition: &Definition| format!("# Container {}; see ctm(8).\n", definition.name);
     let mut text = model.replacen(&heading(of), &heading(clone), 1);
-    for key in &KEYS {
+    for key in KEYS {
         let (before, now) = ((key.show)(of), (key.show)(clone));
         if before.to_string() != now.to_string() {
             let usual = now.as_str().is_some_and(str::is_empty);
