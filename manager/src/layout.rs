@@ -25,6 +25,8 @@ pub(crate) struct Layout {
     pub(crate) permissions: PathBuf,
     /// The first process of containers whose program is no init.
     pub(crate) reaper: PathBuf,
+    /// Where lxcfs has files of /proc that say what a container has.
+    pub(crate) views: PathBuf,
 }
 
 impl Default for Layout {
@@ -39,6 +41,7 @@ impl Default for Layout {
             filters: "/sys/fs/bpf/devbroker".into(),
             permissions: "/var/lib/devbroker/permissions".into(),
             reaper: "/usr/lib/ctm/init".into(),
+            views: "/var/lib/lxcfs/proc".into(),
         }
     }
 }
@@ -67,6 +70,7 @@ impl Layout {
             filters: at(&self.filters),
             permissions: at(&self.permissions),
             reaper: at(&self.reaper),
+            views: at(&self.views),
         }
     }
 

@@ -98,6 +98,11 @@ fn open(layout: &Layout, folder: &str, file: &str) -> Result<(File, PathBuf), Lo
     }
 }
 
+/// Takes the lock of who adds up what all containers are guaranteed.
+pub(crate) fn guarantees(layout: &Layout) -> Result<Lock, LockError> {
+    wait(layout, ".guarantees", "sum", Sharing::Alone)
+}
+
 fn wait(layout: &Layout, folder: &str, file: &str, sharing: Sharing) -> Result<Lock, LockError> {
     let (file, path) = open(layout, folder, file)?;
     let lock = Lock { file, path };

@@ -17,6 +17,7 @@ use crate::quota::{self, Activity, QuotaError};
 use crate::run::cgroup::{self, CgroupError};
 use crate::run::crun::{Crun, CrunError, Output};
 use crate::run::hooks::{HookError, Hooks, Turn};
+use crate::run::limit::{self, LimitError};
 use crate::run::overlay::{self, OverlayError};
 use crate::run::volume::{self, VolumeError};
 use crate::{atomic, fail_point};
@@ -72,6 +73,8 @@ pub(crate) enum StepError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
     #[error(transparent)]
@@ -192,6 +195,10 @@ impl<'a> Runner<'a> {
                 let pid = Crun::new(self.layout, self.name).create(&self.running()?.output)?;
                 let log = self.layout.run_of(self.name).crun_log();
                 self.init = Some(ProcessId::now(pid).map_err(|_| StepError::Gone(log))?);
+            }
+            Step::Limit { run, held } => {
+                let init = self.init.ok_or(StepError::Order("the first process"))?;
+                held.hold(self.layout, run, init)?;
             }
             Step::Filter { cgroup, dir } => {
                 let mut done = |step| fail_point::reached("filter", &format!("{step:?}"));
@@ -362,6 +369,7 @@ impl<'a> Runner<'a> {
                 Crun::new(self.layout, self.name).delete()?;
                 cgroup.remove()?;
             }
+            Step::Limit { run, .. } => limit::release(self.layout, run)?,
             Step::Filter { dir, .. } => DeviceFilter::collect(dir)?,
             Step::Register { file } => broker::unregister(file)?,
             Step::Announce { .. } => {

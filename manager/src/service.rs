@@ -18,7 +18,7 @@ pub(crate) enum ServiceError {
     #[error("cannot run systemctl: {0}")]
     Run(#[source] io::Error),
     /// systemctl said no.
-    #[error("systemctl {verb}{unit} failed: {message}")]
+    #[error("systemctl {verb} {unit} failed: {message}")]
     Failed {
         verb: &'static str,
         unit: String,
@@ -70,18 +70,25 @@ pub(crate) fn file_of(unit: &str) -> PathBuf {
 
 /// Has systemd `start` or `stop` a container's unit and waits until that is done.
 pub(crate) fn systemctl(verb: &'static str, name: &ContainerName) -> Result<(), ServiceError> {
-    ask(verb, Some(unit(name)))
+    ask(verb, &[unit(name)])
 }
 
 /// Has systemd read again what starts which container.
 pub(crate) fn reload() -> Result<(), ServiceError> {
-    ask("daemon-reload", None)
+    ask("daemon-reload", &[])
 }
 
-fn ask(verb: &'static str, unit: Option<String>) -> Result<(), ServiceError> {
+/// Has systemd keep properties of a unit until the machine is booted again.
+pub(crate) fn set_until_reboot(unit: &str, properties: &[(&str, String)]) -> Result<(), ServiceError> {
+    let mut words = vec!["--runtime".to_owned(), unit.to_owned()];
+    words.extend(properties.iter().map(|(name, value)| format!("{name}={value}")));
+    ask("set-property", &words)
+}
+
+fn ask(verb: &'static str, words: &[String]) -> Result<(), ServiceError> {
     let output = Command::new("systemctl")
         .arg(verb)
-        .args(&unit)
+        .args(words)
         .stdin(Stdio::null())
         .output()
         .map_err(ServiceError::Run)?;
@@ -90,7 +97,7 @@ fn ask(verb: &'static str, unit: Option<String>) -> Result<(), ServiceError> {
     }
     Err(ServiceError::Failed {
         verb,
-        unit: unit.map_or_else(String::new, |unit| format!(" {unit}")),
+        unit: words.join(" "),
         message: String::from_utf8_lossy(&output.stderr).trim().into(),
     })
 }

@@ -60,6 +60,19 @@ pub(crate) fn killed_with_us(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// A process' soft and hard limit (`prlimit(2)`).
+pub(crate) fn rlimit_of(pid: i32, resource: rustix::process::Resource) -> io::Result<(u64, u64)> {
+    let mut now = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let none = std::ptr::null::<libc::rlimit64>();
+    let place = &raw mut now;
+    // SAFETY: no new limit is given, and the place for the present one outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource as u32, none, place) };
+    succeeded(result).map(|()| (now.rlim_cur, now.rlim_max))
+}
+
 fn succeeded(result: libc::c_long) -> io::Result<()> {
     if result == 0 {
         Ok(())

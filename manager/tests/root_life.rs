@@ -257,7 +257,7 @@ fn ids_are_the_containers_own() {
 /// start or create goes through as if nothing had been.
 #[test]
 fn killed_after_each_step() {
-    let points = "after:enter after:hooks after:shared-folder after:devfs after:bundle after:create filter:Folder filter:Seeded \
+    let points = "after:enter after:hooks after:shared-folder after:devfs after:bundle after:create after:limit filter:Folder filter:Seeded \
         filter:Loaded filter:Attached filter:Linked filter:LinkPinned filter:ProgramPinned filter:MapPinned \
         after:filter after:register after:announce after:start";
     let out = printed(

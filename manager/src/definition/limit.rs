@@ -10,8 +10,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The size of /dev/shm where nothing is said.
-pub(crate) const SHM: Size = Size::Bytes(64 << 20);
+/// The size of /dev/shm where nothing is said, in bytes.
+pub(crate) const SHM: u64 = 64 << 20;
 
 /// The limits of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Default for Limits {
             io: Vec::new(),
             ptys: Limit::Unlimited,
             rlimits: BTreeMap::new(),
-            shm: SHM,
+            shm: Size::Bytes(SHM),
             hugepages: BTreeMap::new(),
             tcp_receive_buffer: None,
             tcp_send_buffer: None,
@@ -269,6 +269,11 @@ impl PageSize {
         } else {
             None
         }
+    }
+
+    /// In bytes.
+    pub(crate) const fn bytes(self) -> u64 {
+        self.0
     }
 }
 

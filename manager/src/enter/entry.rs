@@ -2,6 +2,7 @@
 //! seccomp, limits), as a user of the container's, and leaves it to us as our child.
 
 use crate::atomic;
+use crate::definitions;
 use crate::enter::account::{self, Account, AccountError, Wanted};
 use crate::enter::relay::{Relay, Signals, Streams};
 use crate::enter::terminal::{self, Raw};
@@ -11,6 +12,7 @@ use crate::lookup;
 use crate::plan::Step;
 use crate::process::{Ending, ProcessId};
 use crate::run::crun::{Crun, CrunError};
+use crate::run::limit;
 use crate::run::state::State;
 use devbroker::model::ContainerName;
 use oci_spec::runtime::{BoxBuilder, LinuxCapabilitiesBuilder, Process, User};
@@ -113,6 +115,14 @@ pub(crate) fn run(
         (None, _) => "/",
     };
     let mut process = process(base, &account, args, folder, std::env::var("TERM").ok())?;
+    // As the definition says now: they may have changed since the start.
+    if let Ok(definition) = definitions::load(layout, name) {
+        let limits = &definition.limits;
+        process.set_rlimits(Some(limit::oci_rlimits(&limits.rlimits)?));
+        // crun does not read this of a command: what it starts has what we have.
+        let score = limits.oom_score_adj.get().to_string();
+        fs::write("/proc/self/oom_score_adj", score).map_err(failed("say how soon it is ended"))?;
+    }
     if request.terminal {
         process.set_terminal(Some(true));
         process.set_console_size(size.map(console_size).transpose()?);
@@ -389,7 +399,7 @@ impl Drop for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::definition::Definition;
+    use crate::definition::{Definition, SHM};
     use crate::run::bundle;
 
     fn account(uid: u32) -> Account {
@@ -406,7 +416,13 @@ mod tests {
     fn made(uid: u32) -> serde_json::Value {
         let layout = Layout::default();
         let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
-        let spec = bundle::spec(&definition, &layout.run_of(&definition.name), Path::new("/x")).unwrap();
+        let spec = bundle::spec(
+            &definition,
+            &layout.run_of(&definition.name),
+            Path::new("/x"),
+            SHM,
+        )
+        .unwrap();
         let base = spec.process().as_ref().unwrap();
         let made = process(
             base,

@@ -1,7 +1,7 @@
 //! What has to be done to make a container, a base system, and to run a command in one that is being made. Pure.
 
 use super::Step;
-use crate::definition::Definition;
+use crate::definition::{Definition, SHM};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::make::base::Base;
@@ -166,7 +166,7 @@ fn finishing(definition: &Definition, finish: &Finish, layout: &Layout) -> Resul
                 let folder = layout.run_of(&definition.name);
                 Step::Inside {
                     script: script.clone(),
-                    spec: Box::new(bundle::spec(&once, &folder, run.container().path())?),
+                    spec: Box::new(bundle::spec(&once, &folder, run.container().path(), SHM)?),
                     run: run.clone(),
                     rootfs: rootfs.clone(),
                     ids,

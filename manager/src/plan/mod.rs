@@ -19,6 +19,7 @@ use crate::make::recipe::Put;
 use crate::quota;
 use crate::run::bundle;
 use crate::run::cgroup::{Cgroup, Run};
+use crate::run::limit::{Facts, Held};
 use devbroker::model::InstanceId;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
@@ -62,6 +63,8 @@ pub(crate) enum Step {
     Bundle { path: PathBuf, spec: Box<Spec> },
     /// `crun create`: namespaces, mounts, cgroup, first process waiting. Undone: `crun delete`, cgroup removed.
     Create { cgroup: Cgroup },
+    /// What holds the container from outside. Undone: what was kept for it is given up.
+    Limit { run: Run, held: Held },
     /// The device program on the container's cgroup. Undone: the pins are removed.
     Filter { cgroup: Cgroup, dir: PathBuf },
     /// The file by which the broker knows the container.
@@ -140,6 +143,7 @@ impl Step {
             Self::Volume { .. } => "volume",
             Self::Bundle { .. } => "bundle",
             Self::Create { .. } => "create",
+            Self::Limit { .. } => "limit",
             Self::Filter { .. } => "filter",
             Self::Register { .. } => "register",
             Self::Announce { .. } => "announce",
@@ -185,6 +189,7 @@ impl fmt::Display for Step {
             Self::Volume { uuid, at } => write!(f, "mount the file system {uuid} on {}", at.display()),
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
             Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
+            Self::Limit { held, .. } => write!(f, "hold it to {held}"),
             Self::Filter { dir, .. } => write!(f, "attach the device program, pinned in {}", dir.display()),
             Self::Register { file } => write!(f, "write {}", file.display()),
             Self::Announce { limit } => write!(f, "tell the broker, wait at most {} s", limit.as_secs()),
@@ -218,10 +223,12 @@ pub(crate) fn start(
     layout: &Layout,
     run: &Run,
     instance: &InstanceId,
+    host: Facts,
 ) -> Result<Vec<Step>, OciSpecError> {
     let folder = layout.run_of(&definition.name);
     let cgroup = run.container();
-    let mut spec = bundle::spec(definition, &folder, cgroup.path())?;
+    let mut spec = bundle::spec(definition, &folder, cgroup.path(), host.held.shm)?;
+    bundle::seen_through(&mut spec, &layout.views, &host.views)?;
     if definition.reaper {
         bundle::reaped(&mut spec, &layout.reaper)?;
     }
@@ -271,6 +278,10 @@ pub(crate) fn start(
         Step::Create {
             cgroup: cgroup.clone(),
         },
+        Step::Limit {
+            run: run.clone(),
+            held: host.held.for_new(),
+        },
         Step::Filter {
             cgroup: cgroup.clone(),
             dir: layout.filter(instance),
@@ -289,6 +300,7 @@ pub(crate) fn start(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::limit::Host;
 
     fn shown(steps: &[Step]) -> Vec<String> {
         steps.iter().map(ToString::to_string).collect()
@@ -300,7 +312,8 @@ mod tests {
         let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
         let own = Cgroup::parse("0::/user.slice").unwrap();
         let run = Cgroup::of_run(&definition.name, &own);
-        let steps = start(&definition, &layout, &run, &InstanceId::from_bits(1)).unwrap();
+        let facts = Facts::of(&definition, &Host::default());
+        let steps = start(&definition, &layout, &run, &InstanceId::from_bits(1), facts).unwrap();
         assert_eq!(
             shown(&steps),
             [
@@ -311,6 +324,7 @@ mod tests {
                 "lift limits of the disk from /var/lib/ctm/scan",
                 "write /run/ctm/scan/bundle/config.json",
                 "crun create in cgroup /ctm/scan/container",
+                "hold it to no limits",
                 "attach the device program, pinned in /sys/fs/bpf/devbroker/0000000000000001",
                 "write /run/devbroker/containers/ctm:scan.json",
                 "tell the broker, wait at most 10 s",

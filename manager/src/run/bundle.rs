@@ -6,6 +6,7 @@
 use crate::definition::{Definition, MountDefinition, MountSource};
 use crate::ids::Ids;
 use crate::layout::RunFolder;
+use crate::run::limit;
 use crate::run::privilege;
 use crate::run::seccomp;
 use crate::signal::StopSignal;
@@ -29,8 +30,13 @@ fn with(mut paths: Vec<String>, more: &[&str]) -> Vec<String> {
     paths
 }
 
-/// The configuration with which crun runs `definition`; `cgroup` is below the cgroup v2 mount.
-pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> Result<Spec, OciSpecError> {
+/// The configuration with which crun runs `definition`; `cgroup` is below the cgroup v2 mount, `shm` the size of its /dev/shm.
+pub(crate) fn spec(
+    definition: &Definition,
+    run: &RunFolder,
+    cgroup: &Path,
+    shm: u64,
+) -> Result<Spec, OciSpecError> {
     let capabilities = privilege::capabilities(definition.ids, &definition.capabilities);
     let seccomp = seccomp::filter(&capabilities)?;
     let none = HashSet::new();
@@ -52,7 +58,8 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
                 .ambient(none)
                 .build()?,
         )
-        .rlimits(Vec::new())
+        .rlimits(limit::oci_rlimits(&definition.limits.rlimits)?)
+        .oom_score_adj(definition.limits.oom_score_adj.get())
         .no_new_privileges(definition.no_new_privs)
         .build()?;
     if !definition.apparmor.is_empty() {
@@ -102,7 +109,7 @@ pub(crate) fn spec(definition: &Definition, run: &RunFolder, cgroup: &Path) -> R
                 .build()?,
         )
         .hostname(definition.hostname.clone())
-        .mounts(mounts(definition, run)?)
+        .mounts(mounts(definition, run, shm)?)
         .process(process)
         .linux(linux.build()?)
         .build()?;
@@ -136,6 +143,33 @@ pub(crate) fn reaped(spec: &mut Spec, reaper: &Path) -> Result<(), OciSpecError>
     Ok(())
 }
 
+/// Files that say what the machine has, for which lxcfs has ones that say what the container has.
+pub(crate) const VIEWS: [&str; 7] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+];
+
+/// Has the container see its own limits in these files of /proc, which `folder` has.
+pub(crate) fn seen_through(spec: &mut Spec, folder: &Path, files: &[&str]) -> Result<(), OciSpecError> {
+    if let Some(mounts) = spec.mounts_mut() {
+        let proc = mounts
+            .iter()
+            .position(|mount| mount.destination() == Path::new("/proc"));
+        let at = proc.map_or(0, |at| at + 1);
+        for (number, file) in files.iter().enumerate() {
+            let options = ["bind", "nosuid", "nodev", "noexec"];
+            let view = mount(&format!("/proc/{file}"), "bind", folder.join(file), &options)?;
+            mounts.insert(at + number, view);
+        }
+    }
+    Ok(())
+}
+
 /// Who may ping without being root, as on a Debian: everybody that there is.
 fn ping_groups(ids: Ids) -> String {
     match ids {
@@ -162,11 +196,18 @@ fn namespaces(ids: Ids) -> Result<Vec<LinuxNamespace>, OciSpecError> {
         .collect()
 }
 
+/// The group that terminals belong to, on every Debian and elsewhere.
+pub(crate) const TTY_GROUP: u32 = 5;
+
 /// The file systems below the root one, in the order in which they are mounted. The container's /dev is the folder that
 /// the host owns; the bind does not inherit `nosuid` and `noexec`, so they are named.
-fn mounts(definition: &Definition, run: &RunFolder) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(definition: &Definition, run: &RunFolder, shm: u64) -> Result<Vec<Mount>, OciSpecError> {
     let dev = run.devfs().join("dev");
     let udev = run.udev();
+    let mut terminals = ["nosuid", "noexec", "newinstance"].map(String::from).to_vec();
+    let options = limit::devpts_options(TTY_GROUP, definition.limits.ptys);
+    terminals.extend(options.map(|(key, value)| format!("{key}={value}")));
+    let shm = format!("size={shm}");
     let mut all = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "bind", &dev, &["bind", "nosuid", "noexec"])?,
@@ -174,20 +215,13 @@ fn mounts(definition: &Definition, run: &RunFolder) -> Result<Vec<Mount>, OciSpe
             "/dev/pts",
             "devpts",
             "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
+            &terminals.iter().map(String::as_str).collect::<Vec<_>>(),
         )?,
         mount(
             "/dev/shm",
             "tmpfs",
             "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         )?,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
@@ -282,6 +316,7 @@ fn mount_at(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definition::SHM;
     use crate::ids::IdBlock;
     use crate::layout::Layout;
     use serde_json::{Value, json};
@@ -298,6 +333,7 @@ mod tests {
             definition,
             &layout.run_of(&definition.name),
             Path::new("/ctm/scan/container"),
+            SHM,
         )
         .unwrap();
         serde_json::to_value(spec).unwrap()
@@ -400,7 +436,7 @@ mod tests {
         let layout = Layout::default();
         let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
         let run = layout.run_of(&definition.name);
-        let mut spec = spec(&definition, &run, Path::new("/ctm/scan/container")).unwrap();
+        let mut spec = spec(&definition, &run, Path::new("/ctm/scan/container"), SHM).unwrap();
         reaped(&mut spec, &layout.reaper).unwrap();
         let spec = serde_json::to_value(spec).unwrap();
         assert_eq!(spec["process"]["args"], json!(["/run/.ctm-init", "/sbin/init"]));

@@ -10,12 +10,14 @@ use crate::lookup;
 use crate::process::ProcessId;
 use crate::sys;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, major, minor,
+    mkdirat, openat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree, unmount,
 };
 use rustix::process::fchdir;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -36,6 +38,9 @@ pub(crate) enum LiveMountError {
     /// The container ended.
     #[error("the container has just ended")]
     Ended,
+    /// Something that no start has mounted.
+    #[error("on {} the container has mounted something else; it counts at the next start", .0.display())]
+    Other(PathBuf),
     /// A folder cannot be mounted on a file, nor a file on a folder.
     #[error("{} is {inside} in the container, and what is to be mounted is {outside}", .path.display())]
     Kind {
@@ -156,14 +161,35 @@ fn is_folder(held: &OwnedFd) -> rustix::io::Result<bool> {
     Ok(FileType::from_raw_mode(fstat(held)?.st_mode) == FileType::Directory)
 }
 
+/// What a start mounts and a change of limits mounts anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// Terminals.
+    Devpts,
+    /// Shared memory.
+    Shm,
+}
+
+impl FileSystem {
+    /// The kernel's number for it (`statfs(2)`), and its source as a start has it.
+    const fn is(self) -> (u32, &'static str) {
+        match self {
+            Self::Devpts => (0x1cd1, "devpts"),
+            Self::Shm => (0x0102_1994, "shm"),
+        }
+    }
+}
+
 /// A running container, held.
-struct Inside {
+#[derive(Debug)]
+pub(crate) struct Inside {
+    init: ProcessId,
     root: OwnedFd,
     mounts: OwnedFd,
 }
 
 impl Inside {
-    fn open(init: ProcessId) -> Result<Self> {
+    pub(crate) fn open(init: ProcessId) -> Result<Self> {
         let held = init.open().ok_or(LiveMountError::Ended)?;
         let open = |what: &str, flags: OFlags| {
             let path = format!("/proc/{}/{what}", init.pid);
@@ -171,6 +197,7 @@ impl Inside {
                 .map_err(failed("open", Path::new(&path)))
         };
         let inside = Self {
+            init,
             root: open("root", OFlags::PATH | OFlags::DIRECTORY)?,
             mounts: open("ns/mnt", OFlags::RDONLY)?,
         };
@@ -190,6 +217,44 @@ impl Inside {
             Mode::empty(),
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         )
+    }
+
+    /// Gives a file system that a start has mounted other options. What the container has mounted there itself is left alone: it
+    /// could be anybody's.
+    pub(crate) fn reconfigure(&self, at: &Path, kind: FileSystem, options: &[(&str, String)]) -> Result<()> {
+        let place = self.resolve(at, OFlags::PATH).map_err(failed("find", at))?;
+        let (magic, source) = kind.is();
+        let other = || LiveMountError::Other(at.into());
+        let found = fstatfs(&place).map_err(failed("look at", at))?;
+        if u32::try_from(found.f_type) != Ok(magic) || !self.is_mounted(&place, at, source)? {
+            return Err(other());
+        }
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&place, c"", flags).map_err(failed("change the mount on", at))?;
+        for (key, value) in options {
+            fsconfig_set_string(context.as_fd(), *key, value.as_str())
+                .map_err(failed("change the mount on", at))?;
+        }
+        fsconfig_reconfigure(context.as_fd()).map_err(failed("change the mount on", at))
+    }
+
+    /// Whether what is mounted at a place has this source (`proc_pid_mountinfo(5)`).
+    fn is_mounted(&self, place: &OwnedFd, at: &Path, source: &str) -> Result<bool> {
+        let device = fstat(place).map_err(failed("look at", at))?.st_dev;
+        let device = format!("{}:{}", major(device), minor(device));
+        let path = format!("/proc/{}/mountinfo", self.init.pid);
+        let text = std::fs::read_to_string(&path).map_err(|source| LiveMountError::Io {
+            what: "read",
+            path: path.into(),
+            source,
+        })?;
+        Ok(text.lines().any(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            let rest = fields.iter().position(|field| *field == "-");
+            let from = rest.and_then(|dash| fields.get(dash + 2));
+            fields.get(2..5) == Some(&[device.as_str(), "/", at.to_str().unwrap_or_default()])
+                && from == Some(&source)
+        }))
     }
 
     /// The place to mount on. What is missing is made, as the container's root's.

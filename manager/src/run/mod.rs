@@ -9,6 +9,7 @@ pub(crate) mod counters;
 pub(crate) mod crun;
 pub(crate) mod failure;
 pub(crate) mod hooks;
+pub(crate) mod limit;
 pub(crate) mod live_mount;
 pub(crate) mod needs;
 pub(crate) mod output;

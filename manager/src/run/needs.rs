@@ -1,7 +1,8 @@
 //! What a definition needs of the host before anything is begun: folders to bind, an `AppArmor` profile.
 
-use crate::definition::{Definition, MountSource};
+use crate::definition::{Definition, Limits, MountSource};
 use crate::layout::Layout;
+use crate::run::limit;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,12 @@ pub(crate) enum NeedError {
     /// A container could lead it anywhere.
     #[error("cannot bind {}: it is below containers' own files and leads by a link to {}; name a path without links", .from.display(), .to.display())]
     Linked { from: PathBuf, to: PathBuf },
+    /// Its root could lift them.
+    #[error(
+        "limits of a container without a user namespace hold it only where /sys/fs/cgroup is mounted with `nsdelegate`; \
+             `mount -o remount,nsdelegate /sys/fs/cgroup` does that"
+    )]
+    Undelegated,
     /// No such profile.
     #[error("no AppArmor profile {0} is loaded; load it with `apparmor_parser`, or say `apparmor = \"\"`")]
     Profile(String),
@@ -34,10 +41,20 @@ pub(crate) fn check(layout: &Layout, definition: &Definition) -> Result<(), Need
             source(&layout.store, from, &mount.target)?;
         }
     }
+    check_limits(definition)?;
     if definition.apparmor.is_empty() || is_loaded(&definition.apparmor) {
         Ok(())
     } else {
         Err(NeedError::Profile(definition.apparmor.clone()))
+    }
+}
+
+/// Refuses limits that the container could lift.
+pub(crate) fn check_limits(definition: &Definition) -> Result<(), NeedError> {
+    if definition.limits == Limits::default() || limit::is_out_of_reach(definition.ids) {
+        Ok(())
+    } else {
+        Err(NeedError::Undelegated)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::run::clean::{self, CleanError};
 use crate::run::console::Console;
 use crate::run::crun::Output;
 use crate::run::hooks::{HookError, Hooks, Turn};
+use crate::run::limit::{Facts, LimitError};
 use crate::run::needs::{self, NeedError};
 use crate::run::output::Kept;
 use crate::run::state::{self, Last, Phase, State, StateError};
@@ -60,6 +61,8 @@ pub(crate) enum RunError {
     NoReaper(PathBuf),
     #[error(transparent)]
     Need(#[from] NeedError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error("cannot write the container's OCI configuration: {0}")]
     Bundle(#[from] oci_spec::OciSpecError),
     #[error(transparent)]
@@ -154,7 +157,13 @@ fn once(
     }
     needs::check(layout, &definition)?;
     let instance = random_instance().map_err(failed("read /dev/urandom"))?;
-    let steps = plan::start(&definition, layout, run, &instance)?;
+    let steps = plan::start(
+        &definition,
+        layout,
+        run,
+        &instance,
+        Facts::read(layout, &definition)?,
+    )?;
     let folder = layout.run_of(name);
     atomic::folder(folder.path(), 0o700).map_err(failed("make the run's folder"))?;
     let state = State {

@@ -6,6 +6,7 @@ use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::quota::{self, Activity};
+use crate::run::{limit, needs};
 use crate::{atomic, lock, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
@@ -76,8 +77,8 @@ pub(super) fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> 
     Ok(is_systemds(Some(&before), &after))
 }
 
-/// Writes a definition in which what counts at once does so. The file system is told first: what it cannot keep is not in the
-/// definition then.
+/// Writes a definition in which what counts at once does so. The file system and the kernel are told first: what they cannot keep
+/// is not in the definition then.
 fn replace(
     layout: &Layout,
     name: &ContainerName,
@@ -88,18 +89,41 @@ fn replace(
     let after = definitions::parsed(layout, name, text.as_bytes())
         .with_context(unchanged)?
         .definition;
-    let activity = match Condition::of(layout, name)? {
-        Condition::Stopped => Activity::Stopped,
-        Condition::Supervised(_) | Condition::Abandoned(_) => Activity::Running,
-    };
-    quota::follow(layout, before, &after, activity).with_context(unchanged)?;
+    let condition = Condition::of(layout, name)?;
+    follow(layout, &condition, before, &after).with_context(unchanged)?;
     if let Err(error) = definitions::replace(layout, name, text) {
         if let Some(before) = before {
-            quota::follow(layout, Some(&after), before, activity)?;
+            follow(layout, &condition, Some(&after), before)?;
         }
         return Err(error).with_context(unchanged);
     }
     Ok(after)
+}
+
+/// Has the limits of a definition count: those on disk, and, where the container runs, all others. Where one of them cannot be, all
+/// are as before.
+pub(super) fn follow(
+    layout: &Layout,
+    condition: &Condition,
+    before: Option<&Definition>,
+    after: &Definition,
+) -> Result<()> {
+    let activity = match condition {
+        Condition::Stopped => Activity::Stopped,
+        Condition::Supervised(_) | Condition::Abandoned(_) => Activity::Running,
+    };
+    quota::follow(layout, before, after, activity)?;
+    // One that cannot be read says nothing of what there was before.
+    let (Some(before), Condition::Supervised(state), Some(_)) = (before, condition, condition.init()) else {
+        return Ok(());
+    };
+    let held = needs::check_limits(after)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(limit::change(layout, state, before, after)?));
+    if held.is_err() {
+        quota::follow(layout, Some(after), before, activity)?;
+    }
+    held
 }
 
 /// Says which changes do not count yet.

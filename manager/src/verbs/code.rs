@@ -10,6 +10,7 @@ use crate::make::store::{self, StoreError};
 use crate::make::work::{Interrupted, WorkError};
 use crate::plan::split::SplitError;
 use crate::run::failure::Failure;
+use crate::run::limit::LimitError;
 use crate::run::overlay::OverlayError;
 use crate::run::supervisor::RunError;
 use crate::runner::StepError;
@@ -133,6 +134,10 @@ impl Code {
         if cause.is::<EntryError>() {
             return Some(Self::CannotRun);
         }
+        // The kernel's reasons for refusing a limit mean other things elsewhere.
+        if cause.is::<LimitError>() {
+            return Some(Self::Failed);
+        }
         if cause.is::<Interrupted>() {
             return Some(Self::Interrupted);
         }
@@ -150,6 +155,7 @@ impl Code {
                 RunError::Load(error) => Self::of_load(error),
                 RunError::Need(_) => Some(Self::NoSource),
                 RunError::Lock(_)
+                | RunError::Limit(_)
                 | RunError::Clean { .. }
                 | RunError::NoRootfs(_)
                 | RunError::NoReaper(_)
@@ -200,6 +206,7 @@ impl Code {
             | StepError::Ownership(_)
             | StepError::Overlay(_)
             | StepError::Quota(_)
+            | StepError::Limit(_)
             | StepError::Order(_)
             | StepError::Gone(_) => None,
         }

@@ -5,6 +5,7 @@ use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
 use crate::run::cgroup;
 use crate::run::failure::{self, Failure};
+use crate::run::limit::Facts;
 use crate::{cli, definitions, lock, plan, process, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::{ContainerName, InstanceId};
@@ -25,7 +26,8 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Start) -> Result<Code> {
     if arguments.dry_run {
         let run = cgroup::Cgroup::of_run(name, &cgroup::own()?);
         let mut out = io::stdout().lock();
-        for step in plan::start(&definition, layout, &run, &InstanceId::from_bits(0))? {
+        let facts = Facts::read(layout, &definition)?;
+        for step in plan::start(&definition, layout, &run, &InstanceId::from_bits(0), facts)? {
             writeln!(out, "{step}")?;
         }
         return Ok(Code::Done);

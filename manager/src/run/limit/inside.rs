@@ -1,0 +1,250 @@
+//! Limits that are not the cgroup's, in a running container: of its network namespace, its mounts, its processes.
+
+use super::LimitError;
+use crate::definition::{OomScore, Rlimit, SoftHard};
+use crate::ids::Ids;
+use crate::process::ProcessId;
+use crate::quantity::Limit;
+use crate::run::bundle::TTY_GROUP;
+use crate::run::cgroup::Cgroup;
+use crate::run::live_mount::{FileSystem, Inside, LiveMountError};
+use crate::sys;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::process::{Pid, Resource, prlimit};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Where the sizes of buffers are: least, usual, largest.
+const BUFFERS: [(&str, &str); 2] = [
+    ("tcp_receive_buffer", "/proc/sys/net/ipv4/tcp_rmem"),
+    ("tcp_send_buffer", "/proc/sys/net/ipv4/tcp_wmem"),
+];
+
+/// Limits the buffers of a container's TCP connections, or gives it the host's sizes again.
+pub(super) fn tcp_buffers(init: ProcessId, wanted: [Option<u64>; 2]) -> Result<(), LimitError> {
+    for ((key, path), most) in BUFFERS.into_iter().zip(wanted) {
+        let failed = |source| LimitError::Live {
+            key,
+            source,
+            remedy: "a buffer has 1 to 2147483647 bytes",
+        };
+        let host = fs::read_to_string(path).map_err(failed)?;
+        let text = buffers(&host, most).ok_or_else(|| failed(io::Error::other("no such size")))?;
+        within_network(init, || fs::write(path, &text)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The three sizes, none of them above `most`; nothing where that is none.
+fn buffers(host: &str, most: Option<u64>) -> Option<String> {
+    let mut sizes = host
+        .split_ascii_whitespace()
+        .map(|size| size.parse::<u64>().ok())
+        .collect::<Option<Vec<_>>>()?;
+    if let Some(most) = most {
+        if !(1..=2_147_483_647).contains(&most) {
+            return None;
+        }
+        for size in &mut sizes {
+            *size = most.min(*size);
+        }
+        *sizes.last_mut()? = most;
+    }
+    let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+    Some(sizes.join(" "))
+}
+
+/// Does something in the container's network namespace, on a thread of its own.
+fn within_network(init: ProcessId, act: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+    let held = init.open().ok_or_else(|| io::Error::other("it has just ended"))?;
+    let path = format!("/proc/{}/ns/net", init.pid);
+    let network = openat(
+        CWD,
+        path.as_str(),
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    // Had it ended before, the number could have been another's.
+    if crate::process::ended(&held, std::time::Instant::now())? {
+        return Err(io::Error::other("it has just ended"));
+    }
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+            act()
+        });
+        there
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread for it panicked")))
+    })
+}
+
+fn mounted(key: &'static str) -> impl FnOnce(LiveMountError) -> LimitError {
+    move |source| LimitError::Inside { key, source }
+}
+
+/// As many terminals as the kernel has at most (`NR_UNIX98_PTY_MAX`).
+const ALL_PTYS: u64 = 1 << 20;
+
+/// How the container's devpts is mounted, apart from what it is on. All of it counts at each change.
+pub(crate) fn devpts_options(group: u32, ptys: Limit) -> [(&'static str, String); 4] {
+    [
+        ("ptmxmode", "0666".into()),
+        ("mode", "0620".into()),
+        ("gid", group.to_string()),
+        ("max", ptys.at().unwrap_or(ALL_PTYS).to_string()),
+    ]
+}
+
+/// Limits the terminals that can be open.
+pub(super) fn ptys(init: ProcessId, ids: Ids, ptys: Limit) -> Result<(), LimitError> {
+    let group = match ids {
+        Ids::Host => TTY_GROUP,
+        Ids::Block(block) => block.first.saturating_add(TTY_GROUP),
+    };
+    let inside = Inside::open(init).map_err(mounted("ptys"))?;
+    inside
+        .reconfigure(
+            Path::new("/dev/pts"),
+            FileSystem::Devpts,
+            &devpts_options(group, ptys),
+        )
+        .map_err(mounted("ptys"))
+}
+
+/// Gives /dev/shm another size.
+pub(super) fn shm(init: ProcessId, bytes: u64) -> Result<(), LimitError> {
+    let inside = Inside::open(init).map_err(mounted("shm"))?;
+    inside
+        .reconfigure(
+            Path::new("/dev/shm"),
+            FileSystem::Shm,
+            &[("size", bytes.to_string())],
+        )
+        .map_err(mounted("shm"))
+}
+
+/// Does something to every process of a cgroup, those included that are started meanwhile by one that had not been reached.
+fn for_each_process(cgroup: &Cgroup, mut act: impl FnMut(Pid) -> io::Result<()>) -> io::Result<()> {
+    let mut done = BTreeSet::new();
+    loop {
+        let new: Vec<_> = cgroup
+            .processes()
+            .into_iter()
+            .filter(|pid| !done.contains(pid))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for number in new {
+            done.insert(number);
+            // One of another number space is listed as 0.
+            let Some(pid) = Pid::from_raw(number) else {
+                continue;
+            };
+            match act(pid) {
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+    }
+}
+
+/// Gives every process the limits that changed; one that is not said any more is what it would have been at the start.
+pub(super) fn rlimits(
+    cgroup: &Cgroup,
+    supervisor: ProcessId,
+    old: &BTreeMap<Rlimit, SoftHard>,
+    new: &BTreeMap<Rlimit, SoftHard>,
+) -> Result<(), LimitError> {
+    const KEY: &str = "rlimits";
+    let failed = |source| LimitError::Live {
+        key: KEY,
+        source,
+        remedy: "some values are more than the kernel gives: nofile ends at /proc/sys/fs/nr_open",
+    };
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let mut changed = Vec::new();
+    for limit in keys.into_iter().filter(|limit| old.get(limit) != new.get(limit)) {
+        let value = if let Some(value) = new.get(limit) {
+            *value
+        } else {
+            let (soft, hard) = sys::rlimit_of(supervisor.pid, resource(*limit)).map_err(failed)?;
+            let said = |value: u64| (value != u64::MAX).then_some(value);
+            SoftHard {
+                soft: said(soft),
+                hard: said(hard),
+            }
+        };
+        changed.push((resource(*limit), value));
+    }
+    for_each_process(cgroup, |pid| {
+        for (resource, SoftHard { soft, hard }) in &changed {
+            let (current, maximum) = (*soft, *hard);
+            prlimit(Some(pid), *resource, rustix::process::Rlimit { current, maximum })?;
+        }
+        Ok(())
+    })
+    .map_err(failed)
+}
+
+const fn resource(limit: Rlimit) -> Resource {
+    match limit {
+        Rlimit::As => Resource::As,
+        Rlimit::Core => Resource::Core,
+        Rlimit::Cpu => Resource::Cpu,
+        Rlimit::Data => Resource::Data,
+        Rlimit::Fsize => Resource::Fsize,
+        Rlimit::Locks => Resource::Locks,
+        Rlimit::Memlock => Resource::Memlock,
+        Rlimit::Msgqueue => Resource::Msgqueue,
+        Rlimit::Nice => Resource::Nice,
+        Rlimit::Nofile => Resource::Nofile,
+        Rlimit::Nproc => Resource::Nproc,
+        Rlimit::Rss => Resource::Rss,
+        Rlimit::Rtprio => Resource::Rtprio,
+        Rlimit::Rttime => Resource::Rttime,
+        Rlimit::Sigpending => Resource::Sigpending,
+        Rlimit::Stack => Resource::Stack,
+    }
+}
+
+/// Gives every process this score.
+pub(super) fn oom_score(cgroup: &Cgroup, score: OomScore) -> Result<(), LimitError> {
+    for_each_process(cgroup, |pid| {
+        fs::write(
+            format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()),
+            score.get().to_string(),
+        )
+    })
+    .map_err(|source| LimitError::Live {
+        key: "oom_score_adj",
+        source,
+        remedy: "only the host's root may change it",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_buffer_is_above_the_largest() {
+        for (most, sizes) in [
+            (None, Some("4096 131072 6291456")),
+            (Some(262_144), Some("4096 131072 262144")),
+            (Some(65_536), Some("4096 65536 65536")),
+            (Some(1000), Some("1000 1000 1000")),
+            (Some(8 << 20), Some("4096 131072 8388608")),
+            (Some(0), None),
+            (Some(1 << 31), None),
+        ] {
+            assert_eq!(buffers("4096\t131072\t6291456\n", most).as_deref(), sizes);
+        }
+    }
+}
