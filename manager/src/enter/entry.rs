@@ -50,6 +50,11 @@ pub(crate) enum EntryError {
     /// The runtime said no: no such program, above all.
     #[error("cannot run it in the container: {0}")]
     Refused(String),
+    /// Not one more process may be in it.
+    #[error(
+        "container {name} has all the {most} processes that it may have; allow more with `ctm set {name} processes=N`, or see `ctm ps {name}` and end some"
+    )]
+    Full { name: ContainerName, most: u64 },
     /// What the run wrote down cannot be.
     #[error("the container's run has no {0} written down; this is a bug in ctm")]
     NoPlan(&'static str),
@@ -127,10 +132,8 @@ pub(crate) fn run(
         process.set_terminal(Some(true));
         process.set_console_size(size.map(console_size).transpose()?);
     }
-    let cgroup = state
-        .container_cgroup()
-        .ok_or(EntryError::NoPlan("cgroup"))?
-        .below(EXEC);
+    let container = state.container_cgroup().ok_or(EntryError::NoPlan("cgroup"))?;
+    let cgroup = container.below(EXEC);
     cgroup.create()?;
     let exchange = Exchange::new(layout).map_err(failed("make a folder below /run/ctm"))?;
     let bytes = serde_json::to_vec(&process)
@@ -163,7 +166,15 @@ pub(crate) fn run(
     };
     let (pid, streams) = match (started, streams) {
         (Ok(pid), Some(streams)) => (pid, streams),
-        (Err(CrunError::Failed { message, .. }), _) => return Err(EntryError::Refused(message)),
+        (Err(CrunError::Failed { message, .. }), _) => {
+            return Err(match container.full_of_processes() {
+                Some(most) => EntryError::Full {
+                    name: name.clone(),
+                    most,
+                },
+                None => EntryError::Refused(message),
+            });
+        }
         (Err(error), _) => return Err(EntryError::Refused(error.to_string())),
         (Ok(_), None) => return Err(EntryError::NoPlan("terminal")),
     };

@@ -72,6 +72,19 @@ impl Cgroup {
         found
     }
 
+    /// How many processes it may have, if it has as many.
+    pub(crate) fn full_of_processes(&self) -> Option<u64> {
+        let number = |file: &str| -> Option<u64> {
+            fs::read_to_string(self.folder().join(file))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        };
+        let most = number("pids.max")?;
+        (number("pids.current")? >= most).then_some(most)
+    }
+
     /// One directly below this.
     pub(crate) fn below(&self, name: &str) -> Self {
         Self(self.0.join(name))

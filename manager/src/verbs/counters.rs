@@ -114,6 +114,8 @@ fn look(layout: &Layout, arguments: &cli::Counters) -> Result<(String, bool)> {
         serde_json::to_string_pretty(&all)? + "\n"
     } else if arguments.prometheus {
         prometheus(&all)
+    } else if arguments.quiet && !trouble {
+        String::new()
     } else {
         let colours =
             io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());

@@ -31,6 +31,7 @@ mod hub;
 mod identical_twins;
 mod init_systemd;
 mod kept_node;
+mod limits_alerts;
 mod lost_events;
 mod machine;
 mod minor_reuse;
@@ -104,6 +105,7 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-inits", "systemd, sysvinit, busybox, a bare program: up, orphans reaped, stopped, rebooted, powered off", ctm_inits::run),
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("ctm-power-cut", "the power goes in the middle of create, start, set, destroy: whole or not there, mended by the same commands", ctm_power_cut::run),
+    scenario("limits-alerts", "what a container is refused is counted, told to the journal and to a hook, seen by a monitor", limits_alerts::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),
