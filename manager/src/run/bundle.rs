@@ -38,7 +38,7 @@ pub(crate) fn spec(
     shm: u64,
 ) -> Result<Spec, OciSpecError> {
     let capabilities = privilege::capabilities(definition.ids, &definition.capabilities);
-    let seccomp = seccomp::filter(&capabilities)?;
+    let seccomp = seccomp::filter(definition.ids, &capabilities)?;
     let none = HashSet::new();
     let mut process = ProcessBuilder::default()
         .terminal(definition.console)

@@ -32,6 +32,7 @@ mod identical_twins;
 mod init_systemd;
 mod kept_node;
 mod limits_alerts;
+mod limits_disk;
 mod lost_events;
 mod machine;
 mod minor_reuse;
@@ -124,6 +125,7 @@ pub const ALL: &[Scenario] = &[
     scenario("identical-twins", "two sticks that only their ports tell apart, swapped and replugged", identical_twins::run),
     scenario("init-systemd", "a whole Debian with systemd as its init: device before its first unit, replug, orderly stop", init_systemd::run),
     scenario("kept-node", "a hard link and a descriptor that root inside keeps open nothing after unplug", kept_node::run),
+    scenario("limits-disk", "who fills the disk or makes files without end meets its own limit, on ext4, xfs and btrfs; nothing inside gets past it", limits_disk::run),
     scenario("minor-reuse", "another device gets the number: refused inside, however the node came there", minor_reuse::run),
     scenario("no-window", "over 50 replugs a prober inside sees ENOENT or the finished device, nothing between", no_window::run),
     scenario("replug-printer", "a printer comes back as lp1 with the mode, owner and ACL set inside, and prints", replug_printer::run),

@@ -83,6 +83,15 @@ impl Container {
         Self::made(vm, name, root)
     }
 
+    /// One that there is already.
+    pub fn existing(vm: &Vm, name: &str) -> Self {
+        Self {
+            vm: vm.clone(),
+            name: name.to_owned(),
+            root: format!("/var/lib/ctm/{name}/rootfs"),
+        }
+    }
+
     fn made(vm: &Vm, name: &str, root: String) -> Result<Self> {
         vm.ok(&format!("cp /shared/probe {root}/bin/probe"))?;
         Ok(Self {

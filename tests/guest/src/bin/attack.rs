@@ -21,6 +21,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use devbroker_guest::disk;
 use devbroker_guest::raw::{call, clone_with, clone3_with};
 use nix::errno::Errno;
 use nix::libc;
@@ -143,6 +144,10 @@ const WAYS: &[Way] = &[
         write_to("/proc/self/oom_score_adj", b"-1000")
     }),
     ("limits", raise_limit),
+    ("disk-project-of-a-file", disk::project_of_a_file),
+    ("disk-project-not-inherited", disk::project_not_inherited),
+    ("disk-project-by-call", disk::project_by_call),
+    ("disk-subvolume", disk::subvolume),
 ];
 
 fn main() -> ExitCode {
