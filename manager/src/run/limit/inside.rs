@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Where the sizes of buffers are: least, usual, largest.
 const BUFFERS: [(&str, &str); 2] = [
@@ -69,7 +70,7 @@ fn within_network(init: ProcessId, act: impl FnOnce() -> io::Result<()> + Send) 
         Mode::empty(),
     )?;
     // Had it ended before, the number could have been another's.
-    if crate::process::ended(&held, std::time::Instant::now())? {
+    if crate::process::ended(&held, Instant::now())? {
         return Err(io::Error::other("it has just ended"));
     }
     std::thread::scope(|scope| {
@@ -128,31 +129,36 @@ pub(super) fn shm(init: ProcessId, bytes: u64) -> Result<(), LimitError> {
         .map_err(mounted("shm"))
 }
 
-/// Does something to every process of a cgroup, those included that are started meanwhile by one that had not been reached.
-fn for_each_process(cgroup: &Cgroup, mut act: impl FnMut(Pid) -> io::Result<()>) -> io::Result<()> {
-    let mut done = BTreeSet::new();
-    loop {
-        let new: Vec<_> = cgroup
-            .processes()
-            .into_iter()
-            .filter(|pid| !done.contains(pid))
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        for number in new {
-            done.insert(number);
-            // One of another number space is listed as 0.
-            let Some(pid) = Pid::from_raw(number) else {
-                continue;
-            };
-            match act(pid) {
-                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                result => result?,
-            }
-        }
+/// How long processes have until all of them pause.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Does something to every process of a cgroup. They pause meanwhile: none is started that would be missed, and none ends whose
+/// number another process of the host's could have by then.
+fn for_each_process(
+    cgroup: &Cgroup,
+    failed: impl FnOnce(io::Error) -> LimitError,
+    mut act: impl FnMut(Pid) -> io::Result<()>,
+) -> Result<(), LimitError> {
+    let paused = cgroup.is_frozen();
+    if !paused {
+        cgroup.freeze(true, Instant::now() + PAUSE)?;
     }
+    let result = cgroup
+        .processes()
+        .into_iter()
+        // One of another number space is listed as 0.
+        .filter_map(Pid::from_raw)
+        .try_for_each(|pid| match act(pid) {
+            // Even what is paused can be killed, from outside.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        })
+        .map_err(failed);
+    if !paused {
+        cgroup.set_frozen(false)?;
+    }
+    result
 }
 
 /// Gives every process the limits that changed; one that is not said any more is what it would have been at the start.
@@ -183,14 +189,13 @@ pub(super) fn rlimits(
         };
         changed.push((resource(*limit), value));
     }
-    for_each_process(cgroup, |pid| {
+    for_each_process(cgroup, failed, |pid| {
         for (resource, SoftHard { soft, hard }) in &changed {
             let (current, maximum) = (*soft, *hard);
             prlimit(Some(pid), *resource, rustix::process::Rlimit { current, maximum })?;
         }
         Ok(())
     })
-    .map_err(failed)
 }
 
 const fn resource(limit: Rlimit) -> Resource {
@@ -216,16 +221,16 @@ const fn resource(limit: Rlimit) -> Resource {
 
 /// Gives every process this score.
 pub(super) fn oom_score(cgroup: &Cgroup, score: OomScore) -> Result<(), LimitError> {
-    for_each_process(cgroup, |pid| {
+    let failed = |source| LimitError::Live {
+        key: "oom_score_adj",
+        source,
+        remedy: "only the host's root may change it",
+    };
+    for_each_process(cgroup, failed, |pid| {
         fs::write(
             format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()),
             score.get().to_string(),
         )
-    })
-    .map_err(|source| LimitError::Live {
-        key: "oom_score_adj",
-        source,
-        remedy: "only the host's root may change it",
     })
 }
 

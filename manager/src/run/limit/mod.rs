@@ -21,7 +21,7 @@ use crate::lock::LockError;
 use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::run::bundle;
-use crate::run::cgroup::{self, Cgroup, Run};
+use crate::run::cgroup::{self, Cgroup, CgroupError, Run};
 use crate::run::live_mount::LiveMountError;
 use crate::run::state::State;
 use crate::service::ServiceError;
@@ -55,6 +55,8 @@ pub(crate) enum LimitError {
     /// Not a disk.
     #[error("io_limits: {} is no block device of this host: {source}; `lsblk --paths` lists them", .device.display())]
     Device { device: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error("{key}: {source}")]
