@@ -3,7 +3,7 @@
 mod share;
 
 pub(crate) use share::{
-    Profile, ProfileApply, ProfileCreate, ProfileList, ProfileScale, ProfileShow, Root, Split,
+    Profile, ProfileApply, ProfileCreate, ProfileList, ProfileScale, ProfileShow, Root, Split, Validate,
 };
 
 use crate::definition::{CapabilityChange, Edit};
@@ -88,6 +88,8 @@ pub(crate) enum Verb {
     Config(Config),
     /// Divide a host among so many containers, and write what each has into a profile.
     Split(Split),
+    /// Look for contradictions in definitions and in what they ask of the host.
+    Validate(Validate),
     /// What containers have in common.
     #[command(subcommand)]
     Profile(Profile),

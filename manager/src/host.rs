@@ -1,7 +1,10 @@
 //! What a machine has that containers share: this one, read from its kernel, or one that a person describes.
 
+use crate::definition::Numbers;
 use crate::plan::split::Host;
+use crate::plan::validate::Machine;
 use crate::quantity::{QuantityError, Size};
+use crate::quota::{self, Kind};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +49,22 @@ pub(crate) struct Description {
     pub(crate) disk: Option<u64>,
 }
 
+impl Description {
+    /// As what containers are held against; what is not said of it is not looked at.
+    pub(crate) fn machine(&self) -> Machine {
+        Machine {
+            memory: self.memory,
+            swap: self.swap.unwrap_or(0),
+            cpus: self
+                .cpus
+                .and_then(|cpus| u16::try_from(cpus).ok())
+                .map(Numbers::first),
+            disk: self.disk,
+            ..Machine::default()
+        }
+    }
+}
+
 impl FromStr for Description {
     type Err = DescriptionError;
 
@@ -87,16 +106,63 @@ impl FromStr for Description {
 pub(crate) fn this(store: &Path) -> Result<Host, HostError> {
     let (memory, swap) = memory()?;
     let disk = disk(store)?;
+    // What cannot be limited is not divided either.
+    let kept = quota::kept(store).ok().flatten();
     Ok(Host {
         memory,
         swap,
-        cpus: std::thread::available_parallelism()
-            .ok()
-            .and_then(|cpus| u32::try_from(cpus.get()).ok()),
-        processes: limit("/proc/sys/kernel/threads-max")?.min(limit("/proc/sys/kernel/pid_max")?),
-        disk: Some(disk.free),
-        inodes: (disk.inodes > 0).then_some(disk.free_inodes),
+        cpus: numbers("/sys/devices/system/cpu/online").and_then(|cpus| u32::try_from(cpus.count()).ok()),
+        processes: processes()?,
+        disk: kept.map(|_| disk.free),
+        soft_disk: kept == Some(Kind::Project),
+        inodes: (kept == Some(Kind::Project) && disk.inodes > 0).then_some(disk.free_inodes),
     })
+}
+
+/// What this machine can give, as far as the kernel tells; `devices` are those that are asked for.
+pub(crate) fn machine<'d>(
+    store: &Path,
+    devices: impl Iterator<Item = &'d PathBuf>,
+) -> Result<Machine, HostError> {
+    let (memory, swap) = memory()?;
+    Ok(Machine {
+        memory,
+        swap,
+        cpus: numbers("/sys/devices/system/cpu/online"),
+        numa_nodes: numbers("/sys/devices/system/node/online"),
+        processes: Some(processes()?),
+        disk: Some(disk(store)?.total),
+        open_files: Some(limit("/proc/sys/fs/nr_open")?),
+        huge_pages: huge_pages(),
+        missing: devices.filter(|device| !device.exists()).cloned().collect(),
+    })
+}
+
+/// The sizes of huge pages, by the names of folders like `hugepages-2048kB`; none where the kernel has none to tell of.
+fn huge_pages() -> Option<Vec<u64>> {
+    let entries = fs::read_dir("/sys/kernel/mm/hugepages").ok()?;
+    let mut sizes: Vec<u64> = entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let kib = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+            kib.parse::<u64>().ok()?.checked_mul(1024)
+        })
+        .collect();
+    sizes.sort_unstable();
+    Some(sizes)
+}
+
+/// A list of processors or nodes, where the kernel has one.
+fn numbers(path: &'static str) -> Option<Numbers> {
+    let text = fs::read_to_string(path).ok()?;
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|numbers: &Numbers| !numbers.is_empty())
+}
+
+fn processes() -> Result<u64, HostError> {
+    Ok(limit("/proc/sys/kernel/threads-max")?.min(limit("/proc/sys/kernel/pid_max")?))
 }
 
 /// Memory and swap of this machine, in bytes.
@@ -114,18 +180,18 @@ pub(crate) fn memory() -> Result<(u64, u64), HostError> {
 
 /// A file system's size and what is free of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Room {
+struct Room {
     /// Bytes.
-    pub(crate) total: u64,
+    total: u64,
     /// Bytes.
-    pub(crate) free: u64,
+    free: u64,
     /// Inodes; 0 where they are not counted.
-    pub(crate) inodes: u64,
-    pub(crate) free_inodes: u64,
+    inodes: u64,
+    free_inodes: u64,
 }
 
 /// The file system that `path` lies on, or will when it is made.
-pub(crate) fn disk(path: &Path) -> Result<Room, HostError> {
+fn disk(path: &Path) -> Result<Room, HostError> {
     let at = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     let found = rustix::fs::statvfs(at).map_err(|e| HostError::Io {
         path: at.into(),
@@ -217,6 +283,10 @@ mod tests {
 
     #[test]
     fn this_machine() {
+        let nothing = PathBuf::from("/none/at/all");
+        let machine = machine(&nothing, [&nothing, &"/dev/null".into()].into_iter()).unwrap();
+        assert_eq!(machine.missing, [nothing].into());
+        assert!(machine.cpus.is_some_and(|cpus| cpus.count() > 0) && machine.open_files > Some(0));
         let host = this(Path::new("/none/at/all")).unwrap();
         assert!(host.memory > 0 && host.processes > 0 && host.cpus > Some(0));
         assert_eq!(

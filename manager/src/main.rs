@@ -6,6 +6,7 @@ mod broker;
 mod cli;
 mod definition;
 mod definitions;
+mod diff;
 mod enter;
 mod fail_point;
 mod host;

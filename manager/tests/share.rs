@@ -313,3 +313,140 @@ fn an_empty_system() {
     assert_eq!(system.ctm("config none").0, 14);
     assert!(fs::read_dir(Path::new(system.0.path())).unwrap().next().is_none());
 }
+
+/// A host that is the same wherever the test runs.
+const HOST: &str = "--host memory=4G,swap=1G,cpus=2,disk=100G";
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_what_puts_it_right() {
+    let system = System::new();
+    assert_eq!(
+        system.done(&format!("validate {HOST}")),
+        "0 definitions and 0 profiles: nothing is wrong\n"
+    );
+    let web = "userns = false\nprofile = \"p\"\n\n# mine\nmemory_limit = \"512M\" # stays\ncpus = \"0-3\"\n";
+    system.write("etc/ctm/containers/web.toml", web);
+    system.write(
+        "etc/ctm/profiles/p.toml",
+        "memory_guarantee = \"1G\"\nprocesses = 100\n",
+    );
+    let validate = format!("validate {HOST}");
+    let said = "ROOT/etc/ctm/containers/web.toml:6:1: error: `cpus` is 0-3, and this host has no processors 2-3\n   |\n \
+        6 | cpus = \"0-3\"\n   | ^^^^^^^^^^^^\n   = it has 0-1\n\
+        ROOT/etc/ctm/profiles/p.toml:1:1: error: `memory_guarantee` is 1G and `memory_limit` is 512M: what it may not have \
+        cannot be guaranteed\n   |\n 1 | memory_guarantee = \"1G\"\n   | ^^^^^^^^^^^^^^^^^^^^^^^\n   \
+        = lower it to 512M, or raise `memory_limit` (ROOT/etc/ctm/containers/web.toml:5)\n\
+        1 definition and 1 profile: 2 errors, 0 warnings\n";
+    assert_eq!(system.ctm(&validate), (1, said.into()));
+    let json: Value = serde_json::from_str(&system.ctm(&format!("{validate} --json")).1).unwrap();
+    assert_eq!((&json["errors"], &json["warnings"]), (&2.into(), &0.into()));
+    assert_eq!(json["findings"][0]["origin"]["line"], 6);
+    assert_eq!(json["findings"][0]["severity"], "error");
+
+    let (code, repair) = system.ctm(&format!("{validate} --repair"));
+    let diff = "--- a/etc/ctm/containers/web.toml\n+++ b/etc/ctm/containers/web.toml\n@@ -3,4 +3,5 @@\n \n # mine\n \
+        memory_limit = \"512M\" # stays\n-cpus = \"0-3\"\n+cpus = \"0-1\"\n+memory_guarantee = \"512M\"\n";
+    assert_eq!((code, repair.as_str()), (1, format!("{diff}{said}").as_str()));
+    assert_eq!(
+        system.read("etc/ctm/containers/web.toml"),
+        web,
+        "nothing is changed"
+    );
+    system.write(
+        "etc/ctm/containers/web.toml",
+        &(web.replace("0-3", "0-1") + "memory_guarantee = \"512M\"\n"),
+    );
+    assert_eq!(
+        system.done(&format!("{validate} --repair")),
+        "1 definition and 1 profile: nothing is wrong\n"
+    );
+}
+
+#[test]
+fn what_all_containers_ask_for_together() {
+    let system = System::new();
+    for (name, guarantee) in [("a", "1G"), ("b", "2.5G"), ("c", "1536M"), ("d", "10M")] {
+        system.write(
+            &format!("etc/ctm/containers/{name}.toml"),
+            &format!("userns = false\nmemory_guarantee = \"{guarantee}\"\nmemory_limit = \"3G\"\n"),
+        );
+    }
+    let validate = format!("validate {HOST}");
+    let (code, said) = system.ctm(&validate);
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains(": ") && !line.starts_with(' '))
+        .collect();
+    assert_eq!(
+        (code, lines),
+        (
+            1,
+            vec![
+                "ROOT/etc/ctm/containers/a.toml:3:1: warning: `memory_limit` of 4 containers is 12G together, and this host \
+                 has 4.0G of memory: they cannot all use what they may",
+                "ROOT/etc/ctm/containers/b.toml:2:1: error: `memory_guarantee` of 4 containers is 5.0G together, and this \
+                 host has 4.0G, of which it needs 264M itself",
+                "4 definitions and 0 profiles: 1 error, 1 warning",
+            ]
+        )
+    );
+    assert!(
+        said.contains(
+            "   = b 2.5G (ROOT/etc/ctm/containers/b.toml:2), c 1.5G (ROOT/etc/ctm/containers/c.toml:2), a 1.0G \
+             (ROOT/etc/ctm/containers/a.toml:2), 1 more; lower them, or have `ctm split` divide the host\n"
+        ),
+        "{said}"
+    );
+    let (_, repair) = system.ctm(&format!("{validate} --repair"));
+    let lowered: Vec<_> = repair
+        .lines()
+        .filter(|line| line.starts_with("+memory"))
+        .collect();
+    assert_eq!(
+        lowered,
+        [
+            "+memory_guarantee = \"764M\"",
+            "+memory_guarantee = \"1912M\"",
+            "+memory_guarantee = \"1147M\"",
+            "+memory_guarantee = \"7M\""
+        ]
+    );
+    // Within one there is nothing wrong.
+    assert_eq!(
+        system.done(&format!("validate a d {HOST}")),
+        "2 definitions: nothing is wrong\n"
+    );
+    assert_eq!(system.ctm("validate none").0, 14);
+    // This machine, whatever it is, has a place for nothing.
+    for name in ["a", "b", "c", "d"] {
+        system.write(
+            &format!("etc/ctm/containers/{name}.toml"),
+            &format!("userns = false\nrootfs = \"/{name}\"\n"),
+        );
+    }
+    assert_eq!(
+        system.done("validate"),
+        "4 definitions and 0 profiles: nothing is wrong\n"
+    );
+}
+
+/// What `split` writes is without contradictions, by itself and on the host that it is for.
+#[test]
+fn a_division_is_valid() {
+    for (n, host) in [
+        (50, "memory=3G,cpus=2,disk=200G"),
+        (1, "memory=1G"),
+        (145, "memory=3G,swap=1G,disk=20G"),
+    ] {
+        let system = System::new();
+        system.done(&format!("split -n {n} --host {host} --profile part"));
+        for at in 0..n {
+            system.write(
+                &format!("etc/ctm/containers/c{at}.toml"),
+                &format!("userns = false\nrootfs = \"/{at}\"\nprofile = \"part\"\n"),
+            );
+        }
+        let said = system.done(&format!("validate --host {host}"));
+        assert!(!said.contains("error:") && !said.contains("guarantee"), "{said}");
+    }
+}

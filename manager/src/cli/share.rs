@@ -46,6 +46,23 @@ pub(crate) struct Split {
     pub(crate) output: Output,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    /// Only what is wrong within the definitions of these containers; otherwise all, and what they ask of the host together.
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<ContainerName>,
+    /// Change nothing, but print the changes that would put right what can be, for `patch -p1 -d /`.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) repair: bool,
+    /// Not this machine but one like `memory=3G,swap=1G,cpus=2,disk=200G`.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<Description>,
+    #[command(flatten)]
+    pub(crate) root: Root,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Profile {
     /// List the profiles, and which containers have them.

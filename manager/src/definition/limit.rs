@@ -110,6 +110,44 @@ impl Weight {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Numbers(Vec<(u16, u16)>);
 
+impl Numbers {
+    /// From 0, so many.
+    pub(crate) fn first(count: u16) -> Self {
+        Self(count.checked_sub(1).map(|last| (0, last)).into_iter().collect())
+    }
+
+    /// Whether there are none, which as a value stands for all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.each().count()
+    }
+
+    /// Those that are not among the others.
+    pub(crate) fn without(&self, others: &Self) -> Self {
+        let mut left: Vec<(u16, u16)> = Vec::new();
+        for number in self.each() {
+            let is_other = others
+                .0
+                .iter()
+                .any(|(first, last)| (first..=last).contains(&&number));
+            match left.last_mut() {
+                _ if is_other => {}
+                Some((_, last)) if *last + 1 == number => *last = number,
+                Some(_) | None => left.push((number, number)),
+            }
+        }
+        Self(left)
+    }
+
+    fn each(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().flat_map(|(first, last)| *first..=*last)
+    }
+}
+
 /// A text that is no list of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no list of numbers; write them as in \"0-3,5\"")]
@@ -297,5 +335,28 @@ impl OomScore {
     /// The number.
     pub(crate) const fn get(self) -> i16 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_without_others() {
+        let of = |text: &str| text.parse::<Numbers>().unwrap();
+        for (mine, others, left) in [
+            ("0-3,5", "1", "0,2-3,5"),
+            ("0-3", "0-7", ""),
+            ("2-4", "", "2-4"),
+            ("", "0", ""),
+            ("0-9", "0-2,4-5,9", "3,6-8"),
+        ] {
+            let left_over = of(mine).without(&of(others));
+            assert_eq!(left_over, of(left), "{mine} without {others}");
+            assert_eq!(left_over.is_empty(), left.is_empty());
+        }
+        assert_eq!(of("0-3,5").count(), 5);
+        assert_eq!((Numbers::first(0), Numbers::first(3)), (of(""), of("0-2")));
     }
 }

@@ -6,6 +6,7 @@
 
 mod create;
 pub(crate) mod split;
+pub(crate) mod validate;
 
 pub(crate) use create::{Finish, Material, Origin, base, create, inside};
 

@@ -56,7 +56,9 @@ pub(crate) struct Host {
     pub(crate) processes: u64,
     /// Bytes that are there to divide; none: not divided.
     pub(crate) disk: Option<u64>,
-    /// Inodes that are there to divide; none: the file system has no fixed number.
+    /// Whether the file system has soft limits besides.
+    pub(crate) soft_disk: bool,
+    /// Inodes that are there to divide; none: the file system does not limit them.
     pub(crate) inodes: Option<u64>,
 }
 
@@ -69,6 +71,7 @@ impl Host {
             cpus,
             processes: memory / MEMORY_OF_THREAD,
             disk,
+            soft_disk: disk.is_some(),
             inodes: disk.map(|disk| disk / BYTES_OF_INODE),
         }
     }
@@ -154,7 +157,7 @@ pub(crate) struct Cpu {
 pub(crate) struct Disk {
     /// Bytes.
     pub(crate) space: u64,
-    pub(crate) space_soft: u64,
+    pub(crate) space_soft: Option<u64>,
     pub(crate) inodes: Option<u64>,
     pub(crate) inodes_soft: Option<u64>,
 }
@@ -296,9 +299,9 @@ pub(crate) fn split(host: &Host, wish: &Wish) -> Result<Split, SplitError> {
             },
             disk: shares.disk.map(|space| Disk {
                 space: whole(space),
-                space_soft: whole(below(space)),
+                space_soft: host.soft_disk.then(|| whole(below(space))),
                 inodes: shares.inodes,
-                inodes_soft: shares.inodes.map(below),
+                inodes_soft: shares.inodes.filter(|_| host.soft_disk).map(below),
             }),
         },
         left: Left {
@@ -333,6 +336,12 @@ fn largest(host: &Host, wish: &Wish) -> u32 {
     fits
 }
 
+/// What a host needs of its memory itself, with so many containers.
+pub(crate) fn kept(memory: u64, containers: u64) -> u64 {
+    let own = (memory / MEMORY_KEPT).clamp(LEAST_MEMORY_KEPT, MOST_MEMORY_KEPT);
+    own.saturating_add(MEMORY_BESIDE.saturating_mul(containers))
+}
+
 /// What the host keeps.
 struct Reserves {
     memory: u64,
@@ -353,9 +362,7 @@ fn shares(host: &Host, wish: &Wish, containers: u32) -> (Shares, Reserves) {
     let n = u64::from(containers.max(1));
     let part = |all: u64, kept: u64| all.saturating_sub(kept) / n;
     let reserves = Reserves {
-        memory: wish.reserve.unwrap_or_else(|| {
-            (host.memory / MEMORY_KEPT).clamp(LEAST_MEMORY_KEPT, MOST_MEMORY_KEPT) + MEMORY_BESIDE * n
-        }),
+        memory: wish.reserve.unwrap_or_else(|| kept(host.memory, n)),
         processes: (host.processes / PROCESSES_KEPT).max(LEAST_PROCESSES_KEPT),
         disk: host.disk.map(|disk| (disk / DISK_KEPT).min(MOST_DISK_KEPT)),
         inodes: host.inodes.map(|inodes| inodes / DISK_KEPT),
@@ -433,7 +440,7 @@ impl Split {
         ];
         if let Some(disk) = disk {
             keys.push(("disk_space", size(disk.space)));
-            keys.push(("disk_space_soft", size(disk.space_soft)));
+            keys.extend(disk.space_soft.map(|space| ("disk_space_soft", size(space))));
             keys.extend(disk.inodes.map(|inodes| ("disk_inodes", count(inodes))));
             keys.extend(disk.inodes_soft.map(|inodes| ("disk_inodes_soft", count(inodes))));
         }
@@ -482,7 +489,7 @@ impl Split {
                 bytes(disk),
                 bytes(kept)
             ),
-            None => "disk is not divided, as its size was not said".into(),
+            None => "disk is not divided: its size was not said, or its file system keeps no limits for folders".into(),
         });
         lines.push("containers that there are already are among those that it is divided among".into());
         lines
@@ -541,7 +548,7 @@ mod tests {
                 },
                 disk: Some(Disk {
                     space: 3891 * MIB,
-                    space_soft: 3537 * MIB,
+                    space_soft: Some(3537 * MIB),
                     inodes: Some(235_929),
                     inodes_soft: Some(214_480),
                 }),
@@ -638,6 +645,7 @@ mod tests {
                 cpus,
                 processes,
                 disk: disk.map(|(bytes, _)| bytes),
+                soft_disk: processes % 2 == 0,
                 inodes: disk.map(|(_, inodes)| inodes).filter(|inodes| inodes % 3 > 0),
             })
     }
@@ -669,7 +677,7 @@ mod tests {
             prop_assert!(processes * n + split.host.processes_reserve <= host.processes);
             prop_assert!(*processes >= LEAST_PROCESSES);
             if let Some(disk) = disk {
-                prop_assert!(disk.space_soft <= disk.space && disk.space >= LEAST_DISK);
+                prop_assert!(disk.space_soft <= Some(disk.space) && disk.space >= LEAST_DISK);
                 prop_assert!(disk.space * n + split.host.disk_reserve.unwrap() <= host.disk.unwrap());
                 prop_assert!(disk.inodes_soft <= disk.inodes);
                 prop_assert!(disk.inodes.unwrap_or(0) * n <= host.inodes.unwrap_or(0));
@@ -691,7 +699,7 @@ mod tests {
             };
             let amounts = |split: &Split| {
                 let Share { memory, swap, processes, disk, cpu } = split.container.clone();
-                let disk = disk.map(|disk| [disk.space, disk.space_soft, disk.inodes.unwrap_or(0)]);
+                let disk = disk.map(|disk| [disk.space, disk.space_soft.unwrap_or(0), disk.inodes.unwrap_or(0)]);
                 (
                     [memory.guarantee, memory.soft_guarantee, memory.barrier, memory.limit, swap, processes],
                     disk.unwrap_or_default(),

@@ -256,6 +256,17 @@ fn shortest(
     })
 }
 
+/// By what the file system counts that new containers will be on; none where it keeps no limits.
+pub(crate) fn kept(store: &Path) -> Result<Option<Kind>> {
+    let there = store.ancestors().find(|path| path.exists()).unwrap_or(store);
+    let there = there.canonicalize().map_err(failed("look at", there))?;
+    let folder = Folder::open(&there)?;
+    match folder.kind()? {
+        Some(Kind::Project) if !project::is_on(&folder)? => Ok(None),
+        kind => Ok(kind),
+    }
+}
+
 /// What a container takes and may take, where its file system counts that.
 pub(crate) fn account(path: &Path) -> Result<Option<Account>> {
     let folder = Folder::open(path)?;

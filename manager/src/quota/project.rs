@@ -50,6 +50,14 @@ fn quotas(folder: &Folder<'_>) -> Result<ProjectQuotas> {
     sys::project_quotas(folder.fd()).map_err(failed("look at the quotas of", folder.path))
 }
 
+/// Whether the file system counts projects.
+pub(super) fn is_on(folder: &Folder<'_>) -> Result<bool> {
+    Ok(match quotas(folder)? {
+        ProjectQuotas::Off => false,
+        ProjectQuotas::Counted | ProjectQuotas::Enforced => true,
+    })
+}
+
 /// Gives a new folder a project of its own, if the file system counts projects. The caller holds the lock of projects.
 pub(super) fn begin(folder: &Folder<'_>) -> Result<()> {
     match quotas(folder)? {

@@ -19,6 +19,7 @@ mod show;
 mod split;
 mod start;
 mod stop;
+mod validate;
 mod view;
 
 pub(crate) use code::Code;
@@ -106,7 +107,10 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         return Ok(Code::Done);
     }
     // Whoever may read and write the files may do this; the rest is root's.
-    let is_of_files = matches!(cli.verb, Verb::Split(_) | Verb::Profile(_) | Verb::Config(_));
+    let is_of_files = matches!(
+        cli.verb,
+        Verb::Split(_) | Verb::Profile(_) | Verb::Validate(_) | Verb::Config(_)
+    );
     if !is_of_files && !rustix::process::geteuid().is_root() {
         anyhow::bail!("ctm has to run as root");
     }
@@ -144,6 +148,7 @@ pub(crate) fn run(cli: Cli, layout: &Layout) -> Result<Code> {
         Verb::Disable(arguments) => change::disable(layout, &arguments.names),
         Verb::Config(arguments) => config::config(&of(layout, &arguments.root), &arguments),
         Verb::Split(arguments) => split::run(&of(layout, &arguments.root), &arguments),
+        Verb::Validate(arguments) => validate::run(&of(layout, &arguments.root), &arguments),
         Verb::Profile(what) => profile::run(layout, &what),
         Verb::Run(arguments) => supervise(layout, &arguments.name, arguments.detached),
         Verb::Clean(arguments) => clean_up(layout, &arguments.name),

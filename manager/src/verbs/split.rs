@@ -1,7 +1,7 @@
 //! `ctm split`: a host divided among containers, shown and written into a profile.
 
 use super::Code;
-use crate::definition::{Edit, key};
+use crate::definition::Edit;
 use crate::host;
 use crate::layout::Layout;
 use crate::plan::split::{Host, Split, Wish, split};
@@ -38,8 +38,6 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Split) -> Result<Code> {
         let values = split
             .keys()
             .into_iter()
-            // Only what a profile can say: disk is not among it yet.
-            .filter(|(name, _)| key(name).is_some())
             .map(|(key, value)| Edit::new(key, Some(value)))
             .collect::<Result<Vec<_>, _>>()?;
         let about = format!(
@@ -132,7 +130,7 @@ fn show(split: &Split, out: &mut impl Write) -> io::Result<()> {
     ]);
     if let Some(disk) = &split.container.disk {
         rows.push(size("disk_space", disk.space));
-        rows.push(size("disk_space_soft", disk.space_soft));
+        rows.extend(disk.space_soft.map(|space| size("disk_space_soft", space)));
         rows.extend(disk.inodes.map(|inodes| count("disk_inodes", inodes)));
         rows.extend(disk.inodes_soft.map(|inodes| count("disk_inodes_soft", inodes)));
     }
