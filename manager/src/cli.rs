@@ -12,7 +12,7 @@ use crate::make::bootstrap::Distro;
 use crate::make::recipe::is_word;
 use crate::signal::AnySignal;
 use crate::verbs::ColumnName;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use devbroker::model::{AliasName, ContainerName};
 use std::ffi::OsString;
@@ -430,9 +430,21 @@ pub(crate) struct MountAdd {
     /// What the host mounts below the folder later appears inside as well.
     #[arg(long, requires = "bind")]
     pub(crate) follow: bool,
+    /// Whose the files are in a container with a user namespace: the host's, or the container's by the same numbers.
+    #[arg(long, value_name = "WHOSE", default_value = "host", conflicts_with_all = ["follow", "tmpfs"])]
+    pub(crate) ids: MountIds,
     /// For this run only: the definition stays as it is.
     #[arg(long)]
     pub(crate) runtime: bool,
+}
+
+/// Whose the files of a mount are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MountIds {
+    /// The host's users'; inside they are nobody's.
+    Host,
+    /// The container's users' of the same numbers.
+    Container,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ use crate::run::cgroup::{self, CgroupError};
 use crate::run::crun::{Crun, CrunError, Output};
 use crate::run::hooks::{HookError, Hooks, Turn};
 use crate::run::limit::{self, LimitError};
+use crate::run::live_mount::{LiveMountError, Made};
 use crate::run::overlay::{self, OverlayError};
 use crate::run::volume::{self, VolumeError};
 use crate::{atomic, fail_point};
@@ -67,6 +68,8 @@ pub(crate) enum StepError {
     Inside(#[from] InsideError),
     #[error("the recipe's command on the host failed: {0}")]
     OnHost(#[source] WorkError),
+    #[error("cannot mount {} in the container: {source}", .target.display())]
+    Mount { target: PathBuf, source: LiveMountError },
     #[error(transparent)]
     Volume(#[from] VolumeError),
     #[error(transparent)]
@@ -190,6 +193,16 @@ impl<'a> Runner<'a> {
                     .map_err(io::Error::other)
                     .map_err(io_error("write", &file))?;
                 atomic::write(&file, &bytes, 0o600).map_err(io_error("write", &file))?;
+            }
+            Step::Mount { mount, ids } => {
+                let init = self.init.ok_or(StepError::Order("the first process"))?;
+                let folder = self.layout.run_of(self.name);
+                Made::of(&folder, mount, *ids, init)
+                    .and_then(|made| made.attach(init, *ids, &mount.target))
+                    .map_err(|source| StepError::Mount {
+                        target: mount.target.clone(),
+                        source,
+                    })?;
             }
             Step::Create { .. } => {
                 let pid = Crun::new(self.layout, self.name).create(&self.running()?.output)?;
@@ -383,6 +396,7 @@ impl<'a> Runner<'a> {
             // What is in a /dev goes with it, what is in the store with the container's folder; limits of its disk stay with its
             // files; what was there before stays as it is.
             Step::ConsoleFile { .. }
+            | Step::Mount { .. }
             | Step::Part { .. }
             | Step::Quota { .. }
             | Step::Unpack { .. }

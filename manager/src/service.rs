@@ -73,6 +73,21 @@ pub(crate) fn systemctl(verb: &'static str, name: &ContainerName) -> Result<(), 
     ask(verb, &[unit(name)])
 }
 
+/// Whether systemd has a container's unit up, or is about to: also in the time that it leaves between two runs of one that
+/// reboots itself, or whose first process failed.
+pub(crate) fn is_up(name: &ContainerName) -> Result<bool, ServiceError> {
+    if !is_available() {
+        return Ok(false);
+    }
+    let output = Command::new("systemctl")
+        .args(["show", "--property=ActiveState", "--value", &unit(name)])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(ServiceError::Run)?;
+    let state = String::from_utf8_lossy(&output.stdout);
+    Ok(!matches!(state.trim(), "" | "inactive" | "failed"))
+}
+
 /// Has systemd read again what starts which container.
 pub(crate) fn reload() -> Result<(), ServiceError> {
     ask("daemon-reload", &[])

@@ -123,3 +123,34 @@ fn shown() {
         )
     );
 }
+
+/// What was found out of the first process is found out of the next one, stopped or running, with files of its own or on a
+/// base; what a person said stays.
+#[test]
+fn another_init() {
+    let out = printed(
+        "becoming",
+        "cp -r $ROOTFS $TMP/r; mkdir -p $TMP/r/sbin; ln -s /lib/systemd/systemd $TMP/r/sbin/init; ln -sf busyb''ox $TMP/r/bin/init\n\
+         said() { grep ^stop_signal /etc/ctm/containers/$1.toml; }\n\
+         mkdir /etc/ctm/profiles; echo 'stop_timeout = 5' >/etc/ctm/profiles/small.toml\n\
+         ctm create small --profile small --rootfs $TMP/r >/dev/null; said small\n\
+         printf 'stop_signal = \"SIGHUP\"\\ninit = [\"/bin/init\"]' >/etc/ctm/profiles/own.toml\n\
+         ctm create own --profile own --rootfs $TMP/r >/dev/null; said own || ctm config own | grep -o '^stop_signal.*\"'\n\
+         tar -C $TMP/r -cf $TMP/r.tar .; ctm create other --tar $TMP/r.tar >/dev/null 2>&1; ctm create box --rootfs $TMP/r >/dev/null\n\
+         for name in box other; do\n\
+         said $name; ctm set $name 'init=[\"/bin/init\"]' 2>&1; said $name\n\
+         ls -A /var/lib/ctm/other/rootfs; ctm set $name init=; said $name\n\
+         ctm set $name stop_signal=SIGHUP; ctm set $name 'init=[\"/bin/init\"]'; said $name\n\
+         ctm set $name stop_signal=SIGUSR2; ctm set $name init= stop_signal=SIGPWR; said $name; done 2>/dev/null",
+    );
+    let changed = "stop_signal = \"SIGRTMIN+3\"\nNAME: stop_signal is \"SIGUSR2\" with this init\nstop_signal = \"SIGUSR2\"\n\
+                   stop_signal = \"SIGRTMIN+3\"\nstop_signal = \"SIGHUP\"\nstop_signal = \"SIGPWR\"\n";
+    assert_eq!(
+        out,
+        format!(
+            "stop_signal = \"SIGRTMIN+3\"\nstop_signal = \"SIGHUP\"\n{}{}",
+            changed.replace("NAME", "box"),
+            changed.replace("NAME", "other")
+        )
+    );
+}

@@ -1,11 +1,13 @@
 //! File systems that a definition mounts below a container's root.
 
 use super::value::{Fault, Value, absolute, boolean, string, table};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml_edit::InlineTable;
 
 /// What is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum MountSource {
     /// A folder or file of the host's.
     Bind(PathBuf),
@@ -16,7 +18,8 @@ pub(crate) enum MountSource {
 }
 
 /// One mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct MountDefinition {
     /// What.
     pub(crate) source: MountSource,
@@ -116,6 +119,13 @@ fn file_system(value: &Value<'_>) -> Result<String, Fault> {
 }
 
 impl MountDefinition {
+    /// Which of a definition's mounts the runtime makes, and which we do once it has, in this order: one that follows the
+    /// host's, and what comes after it, which may lie on it. crun cuts what it binds off from the host.
+    pub(crate) fn by_whom(all: &[Self]) -> (&[Self], &[Self]) {
+        let first = all.iter().position(|mount| mount.follow).unwrap_or(all.len());
+        all.split_at(first)
+    }
+
     /// As a definition has it.
     pub(crate) fn to_toml(&self) -> InlineTable {
         let mut table = InlineTable::new();

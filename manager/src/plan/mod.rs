@@ -10,7 +10,7 @@ pub(crate) mod validate;
 
 pub(crate) use create::{Finish, Material, Origin, base, create, inside};
 
-use crate::definition::{Definition, DiskLimits, MountSource};
+use crate::definition::{Definition, DiskLimits, MountDefinition, MountSource};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::make::base::Base;
@@ -66,6 +66,8 @@ pub(crate) enum Step {
     Create { cgroup: Cgroup },
     /// What holds the container from outside. Undone: what was kept for it is given up.
     Limit { run: Run, held: Held },
+    /// A file system is mounted in the container whose first process waits. It goes with the container.
+    Mount { mount: MountDefinition, ids: Ids },
     /// The device program on the container's cgroup. Undone: the pins are removed.
     Filter { cgroup: Cgroup, dir: PathBuf },
     /// The file by which the broker knows the container.
@@ -145,6 +147,7 @@ impl Step {
             Self::Bundle { .. } => "bundle",
             Self::Create { .. } => "create",
             Self::Limit { .. } => "limit",
+            Self::Mount { .. } => "mount",
             Self::Filter { .. } => "filter",
             Self::Register { .. } => "register",
             Self::Announce { .. } => "announce",
@@ -191,6 +194,7 @@ impl fmt::Display for Step {
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
             Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
             Self::Limit { held, .. } => write!(f, "hold it to {held}"),
+            Self::Mount { mount, .. } => write!(f, "mount {} in the container", mount.target.display()),
             Self::Filter { dir, .. } => write!(f, "attach the device program, pinned in {}", dir.display()),
             Self::Register { file } => write!(f, "write {}", file.display()),
             Self::Announce { limit } => write!(f, "tell the broker, wait at most {} s", limit.as_secs()),
@@ -283,6 +287,13 @@ pub(crate) fn start(
             run: run.clone(),
             held: host.held.for_new(),
         },
+    ]);
+    let (_, ours) = MountDefinition::by_whom(&definition.mounts);
+    steps.extend(ours.iter().map(|mount| Step::Mount {
+        mount: mount.clone(),
+        ids: definition.ids,
+    }));
+    steps.extend([
         Step::Filter {
             cgroup: cgroup.clone(),
             dir: layout.filter(instance),
@@ -310,7 +321,19 @@ mod tests {
     #[test]
     fn a_start() {
         let layout = Layout::default();
-        let definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
+        let mut definition = Definition::new("scan".parse().unwrap(), Ids::Host, &layout);
+        let mount = |target: &str, follow| MountDefinition {
+            source: MountSource::Bind("/srv".into()),
+            target: target.into(),
+            read_only: false,
+            follow,
+            own_ids: false,
+        };
+        definition.mounts = vec![
+            mount("/first", false),
+            mount("/srv", true),
+            mount("/srv/a", false),
+        ];
         let own = Cgroup::parse("0::/user.slice").unwrap();
         let run = Cgroup::of_run(&definition.name, &own);
         let facts = Facts::of(&definition, &Host::default());
@@ -326,6 +349,8 @@ mod tests {
                 "write /run/ctm/scan/bundle/config.json",
                 "crun create in cgroup /ctm/scan/container",
                 "hold it to no limits",
+                "mount /srv in the container",
+                "mount /srv/a in the container",
                 "attach the device program, pinned in /sys/fs/bpf/devbroker/0000000000000001",
                 "write /run/devbroker/containers/ctm:scan.json",
                 "tell the broker, wait at most 10 s",

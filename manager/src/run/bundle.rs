@@ -259,7 +259,8 @@ fn mounts(definition: &Definition, run: &RunFolder, shm: u64) -> Result<Vec<Moun
             &["nosuid", "nodev", "mode=1777", "size=50%"],
         )?);
     }
-    for own in &definition.mounts {
+    let (by_crun, _) = MountDefinition::by_whom(&definition.mounts);
+    for own in by_crun {
         all.push(own_mount(own, definition.ids, run)?);
     }
     Ok(all)
@@ -267,11 +268,7 @@ fn mounts(definition: &Definition, run: &RunFolder, shm: u64) -> Result<Vec<Moun
 
 /// What the definition mounts. Whatever it is, set-id programs and devices in it are without effect.
 fn own_mount(own: &MountDefinition, ids: Ids, run: &RunFolder) -> Result<Mount, OciSpecError> {
-    let bind = if own.follow {
-        ["rbind", "rslave"]
-    } else {
-        ["bind", "private"]
-    };
+    let bind = ["bind", "private"];
     let access = if own.read_only { "ro" } else { "rw" };
     let size;
     let (typ, source, mut options) = match &own.source {
@@ -480,11 +477,11 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_the_definition_come_last() {
+    fn mounts_of_the_definition_come_last_but_those_that_follow_the_host() {
         let layout = Layout::default();
         let text = "userns = false\ndomain = \"example.org\"\nmount = [{ bind = \"/srv/a\", target = \"/a\", read_only = true },\
-                    { bind = \"/srv/b\", target = \"/b\", follow = true }, { tmpfs = \"1M\", target = \"/c\" },\
-                    { uuid = \"12-34\", target = \"/d\" }]";
+                    { tmpfs = \"1M\", target = \"/c\" }, { uuid = \"12-34\", target = \"/d\" },\
+                    { bind = \"/srv/b\", target = \"/b\", follow = true }, { bind = \"/srv/e\", target = \"/b/e\" }]";
         let definition = Definition::parse(
             &"scan".parse().unwrap(),
             Path::new("x.toml"),
@@ -496,10 +493,9 @@ mod tests {
         assert_eq!(spec["domainname"], json!("example.org"));
         let mounts = spec["mounts"].as_array().unwrap();
         assert_eq!(
-            json!(mounts[mounts.len() - 4..]),
+            json!(mounts[mounts.len() - 3..]),
             json!([
                 { "destination": "/a", "type": "bind", "source": "/srv/a", "options": ["bind", "private", "nosuid", "nodev", "ro"] },
-                { "destination": "/b", "type": "bind", "source": "/srv/b", "options": ["rbind", "rslave", "nosuid", "nodev", "rw"] },
                 { "destination": "/c", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "size=1M", "nosuid", "nodev", "rw"] },
                 { "destination": "/d", "type": "bind", "source": "/run/ctm/scan/volumes/12-34", "options": ["bind", "private", "nosuid", "nodev", "rw"] },
             ])

@@ -4,8 +4,10 @@
 //! nobody sees it without them. The place is found below the container's root without leaving it, whatever links the
 //! container has there, and held by a descriptor while the mount namespace is entered.
 
-use crate::definition::MountDefinition;
+use super::volume::{self, VolumeError};
+use crate::definition::{MountDefinition, MountSource};
 use crate::ids::Ids;
+use crate::layout::RunFolder;
 use crate::lookup;
 use crate::process::ProcessId;
 use crate::sys;
@@ -35,12 +37,19 @@ pub(crate) enum LiveMountError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The container ended.
     #[error("the container has just ended")]
     Ended,
     /// Something that no start has mounted.
     #[error("on {} the container has mounted something else; it counts at the next start", .0.display())]
     Other(PathBuf),
+    /// Not every file system can.
+    #[error(
+        "its file system cannot show its files under the container's ids: {0}; mount it with the host's, without `--ids container`"
+    )]
+    NoIdMap(#[source] io::Error),
     /// A folder cannot be mounted on a file, nor a file on a folder.
     #[error("{} is {inside} in the container, and what is to be mounted is {outside}", .path.display())]
     Kind {
@@ -68,16 +77,47 @@ const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(Mount
 pub(crate) struct Made(OwnedFd);
 
 impl Made {
+    /// What a definition says, for the container whose first process is `init`. A file system by UUID that the run has not is
+    /// mounted on the host for as long as it takes: what is mounted inside holds it from then on.
+    pub(crate) fn of(run: &RunFolder, mount: &MountDefinition, ids: Ids, init: ProcessId) -> Result<Self> {
+        let made = match &mount.source {
+            MountSource::Bind(path) => Self::bind(path, mount)?,
+            MountSource::Tmpfs(size) => Self::tmpfs(size, ids, mount)?,
+            MountSource::Uuid(uuid) if run.volume(uuid).is_dir() => Self::bind(&run.volume(uuid), mount)?,
+            MountSource::Uuid(uuid) => {
+                let at = run.volume(&format!(".{uuid}"));
+                volume::mount(uuid, &at)?;
+                let made = Self::bind(&at, mount);
+                volume::unmount(&at)?;
+                made?
+            }
+        };
+        if mount.own_ids {
+            made.with_ids_of(init, ids)
+        } else {
+            Ok(made)
+        }
+    }
+
     /// Of a folder or file of the host's.
-    pub(crate) fn bind(path: &Path, mount: &MountDefinition) -> Result<Self> {
+    fn bind(path: &Path, mount: &MountDefinition) -> Result<Self> {
         bound(path, mount).map(Self)
     }
 
     /// A tmpfs of this size.
-    pub(crate) fn tmpfs(size: &str, ids: Ids, mount: &MountDefinition) -> Result<Self> {
+    fn tmpfs(size: &str, ids: Ids, mount: &MountDefinition) -> Result<Self> {
         tmpfs(size, ids, mount.read_only)
             .map(Self)
             .map_err(failed("make a tmpfs for", &mount.target))
+    }
+
+    /// Has its files belong to the users of the container by the same numbers, where the container has a user namespace.
+    fn with_ids_of(self, init: ProcessId, ids: Ids) -> Result<Self> {
+        if ids != Ids::Host {
+            let inside = Inside::open(init)?;
+            sys::map_ids(self.0.as_fd(), inside.users.as_fd()).map_err(LiveMountError::NoIdMap)?;
+        }
+        Ok(self)
     }
 
     /// Mounts it at `target` in the container whose first process is `init`.
@@ -186,6 +226,7 @@ pub(crate) struct Inside {
     init: ProcessId,
     root: OwnedFd,
     mounts: OwnedFd,
+    users: OwnedFd,
 }
 
 impl Inside {
@@ -200,6 +241,7 @@ impl Inside {
             init,
             root: open("root", OFlags::PATH | OFlags::DIRECTORY)?,
             mounts: open("ns/mnt", OFlags::RDONLY)?,
+            users: open("ns/user", OFlags::RDONLY)?,
         };
         // Had it ended before, the number could have been another's.
         match crate::process::ended(&held, std::time::Instant::now()) {

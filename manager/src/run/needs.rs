@@ -1,8 +1,9 @@
 //! What a definition needs of the host before anything is begun: folders to bind, an `AppArmor` profile.
 
 use crate::definition::{Definition, Limits, MountSource};
+use crate::ids::Ids;
 use crate::layout::Layout;
-use crate::run::limit;
+use crate::run::{limit, overlay};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ pub(crate) enum NeedError {
              `mount -o remount,nsdelegate /sys/fs/cgroup` does that"
     )]
     Undelegated,
+    /// The file system of what is bound has no idmapped mounts.
+    #[error("cannot bind {} with the container's ids: {error}; its file system or this kernel has no idmapped mounts, take `ids = \"container\"` out", .from.display())]
+    NoIdMap { from: PathBuf, error: io::Error },
     /// No such profile.
     #[error("no AppArmor profile {0} is loaded; load it with `apparmor_parser`, or say `apparmor = \"\"`")]
     Profile(String),
@@ -39,6 +43,13 @@ pub(crate) fn check(layout: &Layout, definition: &Definition) -> Result<(), Need
     for mount in &definition.mounts {
         if let MountSource::Bind(from) = &mount.source {
             source(&layout.store, from, &mount.target)?;
+            if let (true, Ids::Block(block)) = (mount.own_ids, definition.ids) {
+                // The kernel says only "invalid argument", of anything, and crun no more.
+                overlay::id_mapped(from, block).map_err(|error| NeedError::NoIdMap {
+                    from: from.clone(),
+                    error,
+                })?;
+            }
         }
     }
     check_limits(definition)?;

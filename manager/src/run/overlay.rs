@@ -147,7 +147,7 @@ fn gone(at: &Path) -> Result<(), OverlayError> {
 }
 
 /// A detached mount of `base` in which its ids are those of `block`.
-fn id_mapped(base: &Path, block: IdBlock) -> io::Result<OwnedFd> {
+pub(crate) fn id_mapped(base: &Path, block: IdBlock) -> io::Result<OwnedFd> {
     let mount = open_tree(
         CWD,
         base,

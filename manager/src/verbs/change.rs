@@ -1,6 +1,6 @@
 //! `ctm set` and `ctm edit`: a definition changed by single values, or by hand.
 
-use super::{Code, Condition};
+use super::{Code, Condition, init};
 use crate::cli;
 use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
@@ -65,14 +65,30 @@ pub(super) fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> 
     let _lock = lock::verb(layout, name)?;
     let before = definitions::load(layout, name)?;
     let old = text_of(layout, name)?;
-    let text = changes
-        .iter()
-        .try_fold(old.clone(), |text, edit| edit.apply(&text))
-        .map_err(LoadError::Edit)?;
+    let with = |text: String, edits: &[Edit]| {
+        let mut edits = edits.iter();
+        edits
+            .try_fold(text, |text, edit| edit.apply(&text))
+            .map_err(LoadError::Edit)
+    };
+    let mut text = with(old.clone(), changes)?;
+    let mut following = init::following(layout, &before, &text)
+        .with_context(|| format!("the definition of {name} was not changed"))?;
+    following.retain(|edit| changes.iter().all(|change| change.key.name != edit.key.name));
+    text = with(text, &following)?;
     if text == old {
         return Ok(false);
     }
     let after = replace(layout, name, Some(&before), &text)?;
+    for edit in following {
+        let value = (edit.key.show)(&after);
+        writeln!(
+            io::stderr(),
+            "{name}: {} is {} with this init",
+            edit.key.name,
+            value.to_string().trim()
+        )?;
+    }
     say_what_waits(layout, Some(&before), &after)?;
     Ok(is_systemds(Some(&before), &after))
 }

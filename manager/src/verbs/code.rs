@@ -202,6 +202,7 @@ impl Code {
             | StepError::Tree(_)
             | StepError::Inside(_)
             | StepError::Volume(_)
+            | StepError::Mount { .. }
             | StepError::Store(_)
             | StepError::Ownership(_)
             | StepError::Overlay(_)

@@ -10,6 +10,7 @@ mod destroy;
 mod exec;
 pub(crate) mod generate;
 mod images;
+mod init;
 mod look;
 mod mount;
 mod pause;

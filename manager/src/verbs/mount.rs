@@ -2,12 +2,11 @@
 
 use super::{Code, Condition};
 use crate::cli;
-use crate::definition::{Definition, MountDefinition, MountSource, with_mount, without_mount};
+use crate::definition::{MountDefinition, MountSource, with_mount, without_mount};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::lock;
 use crate::run::live_mount::{self, Made};
-use crate::run::volume;
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
 use std::path::Path;
@@ -29,8 +28,9 @@ pub(super) fn add(layout: &Layout, arguments: &cli::MountAdd) -> Result<Code> {
     // A definition with faults is refused before anything is done.
     definitions::parsed(layout, name, new.as_bytes())?;
     if let Some(init) = Condition::of(layout, name)?.init() {
-        made(layout, &definition, &mount)?
-            .attach(init, definition.ids, &mount.target)
+        let ids = definition.ids;
+        Made::of(&layout.run_of(name), &mount, ids, init)
+            .and_then(|made| made.attach(init, ids, &mount.target))
             .with_context(|| format!("cannot mount in container {name}"))?;
     } else if arguments.runtime {
         return Err(super::Refused::NotRunning(name.clone()).into());
@@ -39,26 +39,6 @@ pub(super) fn add(layout: &Layout, arguments: &cli::MountAdd) -> Result<Code> {
         definitions::replace(layout, name, &new)?;
     }
     Ok(Code::Done)
-}
-
-/// What is to be mounted in a running container. A file system by UUID that the run has not is mounted on the host for as
-/// long as it takes: what is mounted inside holds it from then on.
-fn made(layout: &Layout, definition: &Definition, mount: &MountDefinition) -> Result<Made> {
-    let run = layout.run_of(&definition.name);
-    Ok(match &mount.source {
-        MountSource::Bind(path) => Made::bind(path, mount)?,
-        MountSource::Tmpfs(size) => Made::tmpfs(size, definition.ids, mount)?,
-        MountSource::Uuid(uuid) => {
-            if run.volume(uuid).is_dir() {
-                return Ok(Made::bind(&run.volume(uuid), mount)?);
-            }
-            let at = run.volume(&format!(".{uuid}"));
-            volume::mount(uuid, &at)?;
-            let made = Made::bind(&at, mount);
-            volume::unmount(&at)?;
-            made?
-        }
-    })
 }
 
 /// `ctm mount remove`.
@@ -101,7 +81,7 @@ fn asked_for(arguments: &cli::MountAdd) -> MountDefinition {
         target: arguments.target.clone(),
         read_only: arguments.read_only,
         follow: arguments.follow,
-        own_ids: false,
+        own_ids: arguments.ids == cli::MountIds::Container,
     }
 }
 

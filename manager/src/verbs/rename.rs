@@ -4,7 +4,7 @@
 //! to a definition, and the same command again goes on where it was.
 
 use super::create::cloned_text;
-use super::{Code, Condition, Refused};
+use super::{Code, Condition, Refused, stop};
 use crate::cli;
 use crate::definition::{Definition, Edit, Start};
 use crate::definitions::{self, LoadError};
@@ -33,6 +33,13 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Rename) -> Result<Code> {
         return Err(Refused::Running {
             name: old.clone(),
             phase: super::phase(&state).into(),
+        }
+        .into());
+    }
+    if !stop::is_down(layout, old)? {
+        return Err(Refused::Running {
+            name: old.clone(),
+            phase: "starting again".into(),
         }
         .into());
     }

@@ -20,7 +20,7 @@ const TERM: i32 = 15;
 pub(super) fn stop(layout: &Layout, arguments: &cli::Stop) -> Result<Code> {
     let name = &arguments.name;
     let _lock = lock::verb(layout, name)?;
-    if matches!(Condition::of(layout, name)?, Condition::Stopped) {
+    if is_down(layout, name)? {
         definitions::load(layout, name)?;
         return Err(Refused::NotRunning(name.clone()).into());
     }
@@ -45,11 +45,11 @@ pub(super) fn kill(layout: &Layout, arguments: &cli::Kill) -> Result<Code> {
     let _lock = lock::verb(layout, name)?;
     let state = match Condition::of(layout, name)? {
         Condition::Supervised(state) if state.phase != Phase::Starting => state,
-        Condition::Stopped => {
+        Condition::Stopped if is_down(layout, name)? => {
             definitions::load(layout, name)?;
             return Err(Refused::NotRunning(name.clone()).into());
         }
-        Condition::Supervised(_) | Condition::Abandoned(_) => {
+        Condition::Stopped | Condition::Supervised(_) | Condition::Abandoned(_) => {
             halt(layout, name, Some(0))?;
             return Ok(Code::Done);
         }
@@ -76,7 +76,9 @@ pub(super) fn kill(layout: &Layout, arguments: &cli::Kill) -> Result<Code> {
 /// seconds. The caller holds the lock.
 pub(super) fn halt(layout: &Layout, name: &ContainerName, within: Option<u32>) -> Result<()> {
     match Condition::of(layout, name)? {
-        Condition::Stopped => return Ok(()),
+        Condition::Stopped if is_down(layout, name)? => return Ok(()),
+        // Between two runs.
+        Condition::Stopped => service::systemctl("stop", name)?,
         Condition::Supervised(state) => {
             if let Some(seconds) = within {
                 grant(layout, name, seconds)?;
@@ -90,6 +92,11 @@ pub(super) fn halt(layout: &Layout, name: &ContainerName, within: Option<u32>) -
         Condition::Abandoned(_) => {}
     }
     swept(layout, name)
+}
+
+/// Whether nothing of a container runs, and nobody is about to start it again: one that reboots itself is down for a moment.
+pub(super) fn is_down(layout: &Layout, name: &ContainerName) -> Result<bool> {
+    Ok(Condition::of(layout, name)? == Condition::Stopped && !service::is_up(name)?)
 }
 
 /// Writes down how many seconds the container has for shutting down.

@@ -1,12 +1,12 @@
 //! The definition of a container that is being made.
 
-use super::init::Init;
 use super::source::Found;
 use crate::cli;
 use crate::definition::{Definition, Edit, KEYS};
 use crate::definitions;
 use crate::ids::Ids;
 use crate::layout::Layout;
+use crate::verbs::init::{self, Init};
 use anyhow::{Context, Result};
 
 /// What the arguments make it, without faults. Its base is not known yet.
@@ -56,13 +56,17 @@ pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Defini
     Ok(text)
 }
 
-/// Takes from its files what only they tell: which signal stops it, and whether its program is an init.
-pub(super) fn look(layout: &Layout, definition: &mut Definition, arguments: &cli::Create) {
-    // A profile that says the first process is not known here; neither is what it stops at.
-    if definition.profile.is_none() || !arguments.init.is_empty() {
-        let init = Init::of(&definition.rootfs, &definition.init);
+/// Takes from its files what only they tell: which signal stops it, and whether its program is an init. What its profile
+/// says of these counts.
+pub(super) fn look(layout: &Layout, definition: &mut Definition) -> Result<()> {
+    let text = definition.text(layout);
+    let parsed = definitions::parsed(layout, &definition.name, text.as_bytes())?;
+    let init = Init::of(&definition.rootfs, &parsed.definition.init);
+    if !init::is_of_profile(layout, &parsed, "stop_signal") {
         definition.stop_signal = init.stop_signal();
-        // Where ctm was built and not installed there is none to give it.
-        definition.reaper = init == Init::None && layout.reaper.is_file();
     }
+    if !init::is_of_profile(layout, &parsed, "reaper") {
+        definition.reaper = init.needs_reaper(layout);
+    }
+    Ok(())
 }

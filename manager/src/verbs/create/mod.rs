@@ -1,7 +1,6 @@
 //! `ctm create`.
 
 mod definition;
-mod init;
 mod source;
 
 pub(super) use definition::cloned_text;
@@ -75,7 +74,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Create) -> Result<Code> {
         interrupts: Some(Interrupts::heeded().context("cannot wait for signals")?),
     };
     let mut runner = Runner::watched(layout, name, watcher);
-    let made = make(layout, &mut runner, &found, &mut definition, arguments);
+    let made = make(layout, &mut runner, &found, &mut definition);
     drop(runner);
     made.with_context(|| format!("cannot create container {name}"))?;
     let mut out = io::stdout().lock();
@@ -109,13 +108,7 @@ fn shown(layout: &Layout, definition: &Definition, found: &Found) -> Result<Code
     Ok(Code::Done)
 }
 
-fn make(
-    layout: &Layout,
-    runner: &mut Runner<'_>,
-    found: &Found,
-    definition: &mut Definition,
-    arguments: &cli::Create,
-) -> Result<()> {
+fn make(layout: &Layout, runner: &mut Runner<'_>, found: &Found, definition: &mut Definition) -> Result<()> {
     let origin = match &found.source {
         Source::Files(origin) => origin.clone(),
         Source::Base(new) => {
@@ -128,7 +121,7 @@ fn make(
     if definition.ids != Ids::Host {
         definition.ids = Ids::Block(free_ids(layout)?);
     }
-    carry_out(layout, runner, found, definition, &origin, arguments)
+    carry_out(layout, runner, found, definition, &origin)
 }
 
 /// The base, made if it was not there yet.
@@ -172,7 +165,6 @@ fn carry_out(
     found: &Found,
     definition: &mut Definition,
     origin: &Origin,
-    arguments: &cli::Create,
 ) -> Result<()> {
     let steps = plan::create(
         definition,
@@ -185,14 +177,19 @@ fn carry_out(
     for step in &steps {
         let taken = if let Step::Define { path, .. } = step {
             // Which signal stops it shows only in its files.
-            if found.model.is_none() {
-                definition::look(layout, definition, arguments);
+            let text = if found.model.is_none() {
+                definition::look(layout, definition)
+            } else {
+                Ok(())
             }
-            let text = found.text(layout, definition)?;
+            .and_then(|()| found.text(layout, definition));
             let path = path.clone();
-            runner.take(&Step::Define { path, text })
+            match text {
+                Ok(text) => runner.take(&Step::Define { path, text }).map_err(Into::into),
+                Err(error) => Err(error),
+            }
         } else {
-            runner.take(step)
+            runner.take(step).map_err(anyhow::Error::from)
         };
         if let Err(error) = taken {
             // A definition that was there is another's; one that was written stands for a whole container.
@@ -204,7 +201,7 @@ fn carry_out(
                     .collect();
                 undo(runner, &others);
             }
-            return Err(error.into());
+            return Err(error);
         }
         defined |= matches!(step, Step::Define { .. });
     }

@@ -1,7 +1,14 @@
-//! Which init a root file system has, seen from outside. It is hostile: its links are resolved within it.
+//! Which init a root file system has, seen from outside, and what follows from that. The root file system is hostile: its
+//! links are resolved within it.
 
+use super::Condition;
+use crate::definition::{Definition, Edit, Parsed};
+use crate::definitions;
+use crate::layout::Layout;
 use crate::lookup;
+use crate::run::overlay;
 use crate::signal::StopSignal;
+use anyhow::Result;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, readlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -28,11 +35,11 @@ const INITS: [&str; 12] = [
 pub(super) enum Init {
     /// systemd.
     Systemd,
-    /// That of System V, as Debian and Devuan have it.
+    /// That of System V, as Debian and Devuan have it, and with `OpenRC` Gentoo.
     Sysvinit,
-    /// Busybox's, as Alpine has it.
+    /// Busybox's, as Alpine has it, there with `OpenRC`.
     Busybox,
-    /// Another that shuts down at SIGTERM, or nothing that is there.
+    /// Another that shuts down at SIGTERM, such as `openrc-init`, or nothing that is there.
     Other,
     /// A program that is no init.
     None,
@@ -51,8 +58,10 @@ impl Init {
             return Self::Systemd;
         }
         let is_init = name.is_some_and(|name| INITS.contains(&name));
-        if (is_init && target_name == Some("busybox"))
-            || (name == Some("busybox") && words.get(1).is_some_and(|applet| applet == "init"))
+        // Also `busybox.static`.
+        let is_busybox = |name: &str| name.split('.').next() == Some("busybox");
+        if (is_init && target_name.is_some_and(is_busybox))
+            || (name.is_some_and(is_busybox) && words.get(1).is_some_and(|applet| applet == "init"))
         {
             return Self::Busybox;
         }
@@ -74,6 +83,59 @@ impl Init {
             Self::Busybox => StopSignal::BUSYBOX,
             Self::Other | Self::None => StopSignal::TERM,
         }
+    }
+
+    /// Whether one of ours has to be its parent. Where ctm was built and not installed there is none to give it.
+    pub(super) fn needs_reaper(self, layout: &Layout) -> bool {
+        self == Self::None && layout.reaper.is_file()
+    }
+}
+
+/// Whether a key's value is said by the profile, and not by the definition itself.
+pub(super) fn is_of_profile(layout: &Layout, parsed: &Parsed, key: &str) -> bool {
+    let own = layout.definition(&parsed.definition.name);
+    parsed.origins.get(key).is_some_and(|origin| origin.file != own)
+}
+
+/// What has to be changed in a definition whose first process becomes another: which signal stops it and whether it needs a
+/// reaper, where these are as they were found out of the one before. What a person or a profile says stays.
+pub(super) fn following(layout: &Layout, before: &Definition, text: &str) -> Result<Vec<Edit>> {
+    let after = definitions::parsed(layout, &before.name, text.as_bytes())?;
+    if before.init == after.definition.init {
+        return Ok(Vec::new());
+    }
+    let [was, is] = inits(layout, before, [&before.init, &after.definition.init])?;
+    let now = &after.definition;
+    let mut edits = Vec::new();
+    let signal = is.stop_signal();
+    if now.stop_signal == was.stop_signal()
+        && now.stop_signal != signal
+        && !is_of_profile(layout, &after, "stop_signal")
+    {
+        edits.push(Edit::new("stop_signal", Some(signal.to_string().into()))?);
+    }
+    let reaper = is.needs_reaper(layout);
+    if now.reaper == was.needs_reaper(layout)
+        && now.reaper != reaper
+        && !is_of_profile(layout, &after, "reaper")
+    {
+        edits.push(Edit::new("reaper", Some(reaper.into()))?);
+    }
+    Ok(edits)
+}
+
+/// What these first processes are in a container's root file system, which is not there while one on a base does not run.
+fn inits(layout: &Layout, definition: &Definition, all: [&Vec<String>; 2]) -> Result<[Init; 2]> {
+    let look = || all.map(|words| Init::of(&definition.rootfs, words));
+    match (&definition.base, Condition::of(layout, &definition.name)?) {
+        (Some(base), Condition::Stopped) => {
+            let folder = layout.stored(&definition.name);
+            let mounted = overlay::mount(&layout.base_rootfs(base), &folder, definition.ids);
+            let found = mounted.map(|()| look());
+            overlay::unmount(&folder)?;
+            Ok(found?)
+        }
+        (None, _) | (Some(_), Condition::Supervised(_) | Condition::Abandoned(_)) => Ok(look()),
     }
 }
 
@@ -171,6 +233,27 @@ mod tests {
             (&[], Init::Other),
         ] {
             assert_eq!(of(words), init, "{words:?}");
+        }
+        // Alpine: links to busybox, OpenRC run by its inittab; Gentoo and Artix: OpenRC's own init, or that of System V.
+        let alpine = tempfile::tempdir().unwrap();
+        for folder in ["bin", "sbin", "etc", "usr/bin"] {
+            fs::create_dir_all(alpine.path().join(folder)).unwrap();
+        }
+        symlink("/bin/busybox", alpine.path().join("sbin/init")).unwrap();
+        fs::write(alpine.path().join("bin/busybox"), "").unwrap();
+        fs::write(alpine.path().join("sbin/openrc"), "").unwrap();
+        fs::write(alpine.path().join("etc/inittab"), "").unwrap();
+        symlink("/bin/busybox.static", alpine.path().join("usr/bin/init")).unwrap();
+        symlink("openrc-init", alpine.path().join("usr/init")).unwrap();
+        for (words, init) in [
+            (&["/sbin/init"][..], Init::Busybox),
+            (&["/usr/bin/init"], Init::Busybox),
+            (&["/bin/busybox.static", "init"], Init::Busybox),
+            (&["/usr/init"], Init::Other),
+            (&["/sbin/openrc"], Init::None),
+        ] {
+            let words: Vec<_> = words.iter().map(ToString::to_string).collect();
+            assert_eq!(Init::of(alpine.path(), &words), init, "{words:?}");
         }
         fs::write(root.join("etc/inittab"), "").unwrap();
         assert_eq!(of(&["/own/init"]), Init::Sysvinit);
