@@ -93,6 +93,9 @@ for unit in getty.target systemd-logind.service systemd-user-sessions.service re
   systemd-ask-password-wall.path systemd-ask-password-console.path systemd-timesyncd.service e2scrub_reap.service; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+# For the tests of profiles alone: without a parser in PATH no engine loads one of its own.
+ln -sf /dev/null "$root/etc/systemd/system/apparmor.service"
+mkdir -p "$root/usr/libexec/test" && mv "$root/usr/sbin/apparmor_parser" "$root/usr/libexec/test/"
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants" "$root/shared"
 ln -s ../agent.service "$root/etc/systemd/system/multi-user.target.wants/agent.service"
 ln -sf /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"

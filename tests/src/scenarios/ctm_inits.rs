@@ -1,7 +1,9 @@
 //! Every kind of first process, plain and with own users: it comes up, orphans are reaped, it is asked to stop in its own
 //! way, and `reboot` and `poweroff` inside do what they say.
 
-use anyhow::{Result, ensure};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::vm::{Container, Lab, Users, Vm};
 
@@ -14,22 +16,18 @@ struct Kind {
     signal: &'static str,
     reboot: &'static str,
     poweroff: &'static str,
+    /// Whether it brings a whole system up, which takes its time.
+    is_whole: bool,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
-        name: "bare",
-        make: bare,
-        signal: "SIGTERM",
-        reboot: "reboot -f",
-        poweroff: "poweroff -f",
-    },
-    Kind {
-        name: "busybox",
-        make: busybox,
-        signal: "SIGUSR2",
-        reboot: "reboot",
-        poweroff: "poweroff",
+        name: "systemd",
+        make: systemd,
+        signal: "SIGRTMIN+3",
+        reboot: "systemctl reboot",
+        poweroff: "systemctl poweroff",
+        is_whole: true,
     },
     Kind {
         name: "sysvinit",
@@ -37,49 +35,82 @@ const KINDS: [Kind; 4] = [
         signal: "SIGINT",
         reboot: "reboot",
         poweroff: "poweroff",
+        is_whole: true,
     },
     Kind {
-        name: "systemd",
-        make: systemd,
-        signal: "SIGRTMIN+3",
-        reboot: "systemctl reboot",
-        poweroff: "systemctl poweroff",
+        name: "openrc",
+        make: openrc,
+        signal: "SIGTERM",
+        reboot: "openrc-shutdown --reboot now",
+        poweroff: "openrc-shutdown --poweroff now",
+        is_whole: true,
+    },
+    Kind {
+        name: "bare",
+        make: bare,
+        signal: "SIGTERM",
+        reboot: "reboot -f",
+        poweroff: "poweroff -f",
+        is_whole: false,
+    },
+    Kind {
+        name: "busybox",
+        make: busybox,
+        signal: "SIGUSR2",
+        reboot: "reboot",
+        poweroff: "poweroff",
+        is_whole: false,
     },
 ];
 
-/// Notes that it is up, and that it was told to stop.
-const PROGRAM: &str =
-    "echo up >>/ups; trap 'echo told >>/told; exit 0' TERM; while :; do sleep 1000 & wait; done";
+/// Notes that it is up, the first time in `/up.1`, and that it was told to stop.
+const PROGRAM: &str = "witness; trap 'echo told >>/told; exit 0' TERM; while :; do sleep 1000 & wait; done";
+const WITNESS: &str = "#!/bin/sh\necho up >>/ups\n: >/up.$(wc -l </ups)\n";
 
 fn bare(vm: &Vm, name: &str, users: Users) -> Result<Container> {
-    Container::running(vm, name, users, PROGRAM)
+    let container = Container::running(vm, name, users, PROGRAM)?;
+    equip(vm, &container, &[])?;
+    Ok(container)
 }
 
 fn busybox(vm: &Vm, name: &str, users: Users) -> Result<Container> {
     let container = Container::with_init(vm, name, users, "/bin/init")?;
-    let inittab = "::sysinit:/bin/sh -c 'echo up >>/ups'\n::respawn:/bin/sleep 1000\n\
-                   ::shutdown:/bin/sh -c 'echo told >>/told'\n";
-    vm.put(&format!("{}/etc/inittab", container.root()), inittab)?;
+    let inittab =
+        "::sysinit:/bin/witness\n::respawn:/bin/sleep 1000\n::shutdown:/bin/sh -c 'echo told >>/told'\n";
+    equip(vm, &container, &[("etc/inittab", inittab)])?;
     Ok(container)
 }
 
 fn sysvinit(vm: &Vm, name: &str, users: Users) -> Result<Container> {
     let container = Container::sysvinit(vm, name, users)?;
+    equip(vm, &container, &[])?;
     // Of the entries of a run level init takes one after the other: the first before those that take the system down.
     vm.ok(&format!(
         "cd {}/etc; sed -i '1i wt:06:wait:/bin/sh -c \"echo told >>/told\"' inittab
-        echo 'wu:2:wait:/bin/sh -c \"echo up >>/ups\"' >>inittab",
+        echo 'wu:2:wait:/bin/witness' >>inittab",
         container.root()
     ))?;
     Ok(container)
 }
 
-const WITNESS: &str = "[Unit]
+const OPENRC: &str = "#!/sbin/openrc-run\nstart() { /bin/witness; }\nstop() { echo told >>/told; }\n";
+
+fn openrc(vm: &Vm, name: &str, users: Users) -> Result<Container> {
+    let container = Container::openrc(vm, name, users)?;
+    equip(vm, &container, &[("etc/init.d/witness", OPENRC)])?;
+    vm.ok(&format!(
+        "ln -s /etc/init.d/witness {}/etc/runlevels/default/",
+        container.root()
+    ))?;
+    Ok(container)
+}
+
+const UNIT: &str = "[Unit]
 After=basic.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'echo up >>/ups'
+ExecStart=/bin/witness
 ExecStop=/bin/sh -c 'echo told >>/told'
 [Install]
 WantedBy=multi-user.target
@@ -87,95 +118,169 @@ WantedBy=multi-user.target
 
 fn systemd(vm: &Vm, name: &str, users: Users) -> Result<Container> {
     let container = Container::debian(vm, name, users)?;
+    equip(vm, &container, &[("etc/systemd/system/witness.service", UNIT)])?;
     let root = container.root();
-    vm.put(&format!("{root}/etc/systemd/system/witness.service"), WITNESS)?;
     vm.ok(&format!("systemctl -q --root={root} enable witness"))?;
     Ok(container)
 }
 
+/// Puts the witness and what starts it into a container.
+fn equip(vm: &Vm, container: &Container, files: &[(&str, &str)]) -> Result<()> {
+    let root = container.root();
+    let put = |(path, text): &(&str, &str)| {
+        format!("cat >{root}/{path} <<'END'\n{text}END\nchmod 755 {root}/{path}")
+    };
+    let script: Vec<_> = [("bin/witness", WITNESS)].iter().chain(files).map(put).collect();
+    vm.ok(&script.join("\n")).map(drop)
+}
+
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
-    without_systemd(&vm)?;
+    let alone = without_systemd(&vm)?;
+    // Time enough for the tests.
+    vm.put(
+        "/run/systemd/system/ctm@alone.service.d/later.conf",
+        "[Service]\nRestartSec=1h\n",
+    )?;
     vm.install()?;
-    let mut all = Vec::new();
-    for kind in KINDS {
-        for users in Users::BOTH {
-            let name = format!("{}-{users:?}", kind.name).to_lowercase();
-            let container = (kind.make)(&vm, &name, users)?;
-            let config = vm.ok(&format!("ctm config {name} | grep ^stop_signal"))?;
-            ensure!(config.contains(kind.signal), "{name}: {config}");
-            all.push((kind, container));
-        }
-    }
-    // They boot at the same time, and go down so.
-    let names: Vec<_> = all.iter().map(|(_, container)| container.name()).collect();
-    let names = names.join(" ");
-    vm.ok(&format!("echo {names} | xargs -n 1 -P 4 ctm start"))?;
-    for (kind, container) in &all {
-        is_up(&vm, container, 1)?;
-        if kind.name == "bare" {
-            let first = container.ok("cat /proc/1/comm; cat /proc/2/comm")?;
-            ensure!(first == ".ctm-init\nsh", "{first}");
-        }
-        orphans_are_reaped(&vm, container)?;
-    }
-    vm.ok(&format!("echo {names} | xargs -n 1 -P 4 ctm stop"))?;
-    for (_, container) in &all {
-        is_down(&vm, container)?;
-        let told = vm.get(&format!("{}/told", container.root()))?;
-        ensure!(told == "told\n", "{}: {told}", container.name());
-    }
+    // All at the same time: much of what they do is waiting.
+    thread::scope(|scope| {
+        let lives: Vec<_> = KINDS
+            .into_iter()
+            .flat_map(|kind| Users::BOTH.map(|users| (kind, users)))
+            .map(|(kind, users)| {
+                let name = format!("{}-{users:?}", kind.name).to_lowercase();
+                let vm = &vm;
+                let life = scope.spawn({
+                    let name = name.clone();
+                    move || life(vm, kind, users, &name)
+                });
+                (name, life)
+            })
+            .collect();
+        stopped_between_two_runs(&vm, &alone).context("alone")?;
+        another_init(&vm, &alone).context("alone")?;
+        // Each is waited for, so that the machine tells of all.
+        let ends: Vec<_> = lives
+            .into_iter()
+            .map(|(name, life)| {
+                let end = life.join().unwrap_or_else(|_| Err(anyhow!("panicked")));
+                end.context(name)
+            })
+            .collect();
+        ends.into_iter().collect::<Result<Vec<()>>>().map(drop)
+    })
+}
 
-    vm.ok(&format!("echo {names} | xargs -n 1 -P 4 ctm start"))?;
-    for (kind, container) in &all {
-        is_up(&vm, container, 2)?;
-        container.run(kind.reboot)?;
+/// A whole system comes up twice, and is stopped from outside with the host's users, from inside with its own.
+fn life(vm: &Vm, kind: Kind, users: Users, name: &str) -> Result<()> {
+    let container = (kind.make)(vm, name, users)?;
+    let config = vm.ok(&format!(
+        "ctm config {name} | grep ^stop_signal; ctm start {name}"
+    ))?;
+    ensure!(config.contains(kind.signal), "{config}");
+    let mut ups = 1;
+    is_up(vm, &container, ups)?;
+    if kind.name == "bare" {
+        let first = container.ok("cat /proc/1/comm; cat /proc/2/comm")?;
+        ensure!(first == ".ctm-init\nsh", "{first}");
     }
-    for (kind, container) in &all {
-        is_up(&vm, container, 3)?;
-        let restarts = vm.ok(&format!("systemctl show -P NRestarts ctm@{}", container.name()))?;
-        ensure!(restarts == "1", "{}: {restarts}", container.name());
+    orphans_are_reaped(&container)?;
+    if !kind.is_whole {
+        vm.ok(&format!("ctm stop {name}"))?;
+        is_down(vm, &container, Some(1))?;
+        vm.ok(&format!("ctm start {name}"))?;
+        ups += 1;
+        is_up(vm, &container, ups)?;
+    }
+    container.run(kind.reboot)?;
+    ups += 1;
+    is_up(vm, &container, ups)?;
+    let restarts = vm.ok(&format!("systemctl show -P NRestarts ctm@{name}"))?;
+    ensure!(restarts == "1", "{restarts}");
+    if kind.is_whole && users == Users::Host {
+        vm.ok(&format!("ctm stop {name}"))?;
+    } else {
         container.run(kind.poweroff)?;
     }
-    for (_, container) in &all {
-        is_down(&vm, container)?;
-    }
-    Ok(())
+    // `reboot -f` tells nobody.
+    is_down(vm, &container, kind.is_whole.then_some(2))
 }
 
 /// It says so itself, and the host agrees.
 fn is_up(vm: &Vm, container: &Container, times: usize) -> Result<()> {
     let (name, root) = (container.name(), container.root());
+    vm.wait_path(&format!("{root}/up.{times}"))?;
     vm.until(&format!(
         "test $(wc -l <{root}/ups) = {times} && systemctl is-active -q ctm@{name} && ctm status {name}"
     ))
 }
 
 /// What loses its parent ends up at the first process, and is gone when it has ended.
-fn orphans_are_reaped(vm: &Vm, container: &Container) -> Result<()> {
-    let orphan = container.ok("(sleep 0.3 & echo $!)")?;
-    let name = container.name();
-    let parent = container.ok(&format!("grep PPid /proc/{orphan}/status || true"))?;
-    ensure!(parent.is_empty() || parent.ends_with("\t1"), "{name}: {parent}");
-    vm.until(&format!("! ctm exec {name} -- test -e /proc/{orphan}"))
+fn orphans_are_reaped(container: &Container) -> Result<()> {
+    let script =
+        "orphan=$(sleep 1000 >/dev/null 2>&1 & echo $!); grep PPid /proc/$orphan/status; kill $orphan
+                  while test -e /proc/$orphan; do :; done";
+    let parent = container.ok(script)?;
+    ensure!(parent == "PPid:\t1", "{parent}");
+    Ok(())
 }
 
-/// It went down by itself, which is no failure, and stays down.
-fn is_down(vm: &Vm, container: &Container) -> Result<()> {
-    let name = container.name();
-    vm.until(&format!("! systemctl is-active -q ctm@{name}"))?;
-    let state = vm.ok(&format!("systemctl show -P Result -P ActiveState ctm@{name}"))?;
-    ensure!(state == "success\ninactive", "{name}: {state}");
-    ensure!(vm.run(&format!("ctm status {name}"))?.status == 31, "{name} runs");
-    let told = vm.ok(&format!("journalctl -u ctm@{name} -o cat --no-pager"))?;
-    for word in ["killed", "WARN", "ERROR"] {
-        ensure!(!told.contains(word), "{name}: {told}");
+/// It went down by itself or was stopped, which is no failure, and stays down.
+fn is_down(vm: &Vm, container: &Container, told: Option<usize>) -> Result<()> {
+    let (name, root) = (container.name(), container.root());
+    let seen = vm.ok(&format!(
+        "ctm wait {name} >/dev/null 2>&1
+        until [ \"$(systemctl show -P ActiveState ctm@{name})\" = inactive ]; do sleep 0.05; done
+        systemctl show -P Result ctm@{name}; ctm status {name} >/dev/null; echo $?
+        journalctl -u ctm@{name} -o cat --no-pager | grep -E 'killed|WARN|ERROR'; true"
+    ))?;
+    ensure!(seen == "success\n31", "{seen}");
+    if let Some(times) = told {
+        let said = vm.get(&format!("{root}/told"))?;
+        ensure!(said == "told\n".repeat(times), "{said}");
     }
     Ok(())
 }
 
+/// One that reboots itself is down for a moment; who stops it then means it.
+fn stopped_between_two_runs(vm: &Vm, container: &Container) -> Result<()> {
+    let name = container.name();
+    vm.ok(&format!("ctm start {name}"))?;
+    is_up(vm, container, 4)?;
+    container.run("reboot -f")?;
+    vm.until(&format!(
+        "[ $(systemctl show -P SubState ctm@{name}) = auto-restart ] && ! ctm status {name}"
+    ))?;
+    let seen = vm.ok(&format!(
+        "ctm rename {name} other 2>&1; echo $?; ctm stop {name}; systemctl show -P ActiveState ctm@{name}
+        ctm stop {name} 2>/dev/null; echo $?; wc -l <{}/ups",
+        container.root()
+    ))?;
+    let expected = format!("ctm: container {name} is starting again already\n32\ninactive\n31\n4");
+    ensure!(seen == expected, "{seen}");
+    Ok(())
+}
+
+/// What stops it and whether it needs a reaper follow from another first process, unless a person says them.
+fn another_init(vm: &Vm, container: &Container) -> Result<()> {
+    let name = container.name();
+    let seen = vm.ok(&format!(
+        "ctm set {name} 'init=[\"/bin/init\"]' 2>&1; grep -E '^(stop_signal|reaper)' /etc/ctm/containers/{name}.toml
+        ctm set {name} 'init=[\"/bin/sleep\", \"1000\"]' stop_signal=SIGHUP 2>&1
+        grep -E '^(stop_signal|reaper)' /etc/ctm/containers/{name}.toml"
+    ))?;
+    let expected = format!(
+        "{name}: stop_signal is \"SIGUSR2\" with this init\n{name}: reaper is false with this init\n\
+         reaper = false\nstop_signal = \"SIGUSR2\"\n\
+         {name}: reaper is true with this init\nreaper = true\nstop_signal = \"SIGHUP\""
+    );
+    ensure!(seen == expected, "{seen}");
+    Ok(())
+}
+
 /// Where systemd does not run containers, the supervisor itself starts one again.
-fn without_systemd(vm: &Vm) -> Result<()> {
+fn without_systemd(vm: &Vm) -> Result<Container> {
     let container = bare(vm, "alone", Users::Own)?;
     container.start()?;
     let ups = format!("{}/ups", container.root());
@@ -195,5 +300,5 @@ fn without_systemd(vm: &Vm) -> Result<()> {
         status.status == 31 && status.stdout.contains("powered the container off"),
         "{status:?}"
     );
-    container.destroy()
+    Ok(container)
 }

@@ -11,9 +11,11 @@ mod ctm_caps;
 mod ctm_create;
 mod ctm_hostile;
 mod ctm_inits;
+mod ctm_mounts;
 mod ctm_on_plug;
 mod ctm_power_cut;
 mod ctm_pty;
+mod ctm_userns;
 mod ctm_verbs;
 mod daemon_reload;
 mod demo_host;
@@ -103,7 +105,9 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-hostile", "a hostile root in a default container: no known way leads to the host, whatever verb touches its files", ctm_hostile::run),
     scenario("ctm-pty", "a person at a terminal: shell, window, password, full screen, exit codes, hanging up, console", ctm_pty::run),
     scenario("ctm-verbs", "each verb and each exit code, by ctm and by systemd, with a device that stays granted through all", ctm_verbs::run),
-    scenario("ctm-inits", "systemd, sysvinit, busybox, a bare program: up, orphans reaped, stopped, rebooted, powered off", ctm_inits::run),
+    scenario("ctm-inits", "systemd, sysvinit, OpenRC, busybox, a bare program: up, orphans reaped, stopped, rebooted, powered off", ctm_inits::run),
+    scenario("ctm-mounts", "binds, memory, a partition by UUID, what the host mounts later, with whose ids; live and by definition; no link leads out", ctm_mounts::run),
+    scenario("ctm-userns", "ranges of their own, whose files are whose, one shifted once, su and ping inside, AppArmor", ctm_userns::run),
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("ctm-power-cut", "the power goes in the middle of create, start, set, destroy: whole or not there, mended by the same commands", ctm_power_cut::run),
     scenario("limits-alerts", "what a container is refused is counted, told to the journal and to a hook, seen by a monitor", limits_alerts::run),

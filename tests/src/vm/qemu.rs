@@ -27,7 +27,7 @@ const MACHINE: &str = "-M q35 -accel tcg,thread=multi,tb-size=512 -cpu Nehalem -
 
 // Programs at the same addresses each time: the emulator translates a page for the address that it is seen at, and keeps that.
 const KERNEL: &str = "console=hvc0 norandmaps quiet loglevel=4 mitigations=off panic=-1 nowatchdog no_timer_check \
-    tsc=reliable rcupdate.rcu_expedited=1 apparmor=0 selinux=0 systemd.show_status=0 systemd.log_level=notice";
+    tsc=reliable rcupdate.rcu_expedited=1 selinux=0 systemd.show_status=0 systemd.log_level=notice";
 
 /// What differs from start to start.
 #[derive(Debug)]

@@ -12,6 +12,7 @@
 //! probe hold-opath PATH                  the same with O_PATH; then reopens it through /proc/self/fd
 //!                                        for each line of its input and prints the outcome
 //! probe wait-path [--gone] PATH [SECONDS]
+//! probe ping IPV4                        as an ordinary user may: prints `answered`, or EACCES
 //! probe await-usb port:3.2|gadget:0:04b8:011f NODES
 //!                                        waits for the device and so many nodes; prints its folder and them
 //! probe type ROWS COLUMNS STEP... -- COMMAND...
@@ -23,6 +24,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rustix::net;
 
 const USAGE: u8 = 2;
 
@@ -77,6 +80,10 @@ fn main() -> ExitCode {
                 _ => return usage(),
             }
         }
+        ["ping", address] => match address.parse() {
+            Ok(address) => ping(address),
+            Err(_) => return usage(),
+        },
         ["hold", path] => hold(Path::new(path), rw),
         ["hold-opath", path] => hold_opath(Path::new(path)),
         ["wait-path", path, rest @ ..] => {
@@ -110,7 +117,7 @@ fn failure(error: &io::Error) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: probe open|stat|watch-open|mknod|hold|hold-opath|wait-path|await-usb|type ... (see its source)";
+    let text = "usage: probe open|stat|watch-open|mknod|ping|hold|hold-opath|wait-path|await-usb|type ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
@@ -125,6 +132,28 @@ fn try_open(path: &Path, rw: bool) -> io::Result<bool> {
     let (outcome, _file) = open(path, rw);
     say(outcome)?;
     Ok(matches!(outcome, Outcome::Opened(_)))
+}
+
+/// Without any privilege, by what the kernel has for it (`icmp(7)`).
+fn ping(address: Ipv4Addr) -> io::Result<bool> {
+    let asked = || {
+        let socket = net::socket(
+            net::AddressFamily::INET,
+            net::SocketType::DGRAM,
+            Some(net::ipproto::ICMP),
+        )?;
+        net::connect(&socket, &SocketAddrV4::new(address, 0))?;
+        // The kernel fills in who asks and the sum.
+        net::send(&socket, &[8, 0, 0, 0, 0, 0, 0, 1], net::SendFlags::empty())?;
+        let mut answer = [0; 64];
+        net::recv(&socket, &mut answer, net::RecvFlags::empty())
+    };
+    match asked() {
+        Ok(_) => say("answered")?,
+        Err(rustix::io::Errno::ACCESS) => say("EACCES")?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(true)
 }
 
 fn stat(path: &Path) -> io::Result<bool> {
