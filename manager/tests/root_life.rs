@@ -161,7 +161,7 @@ fn mounts_of_a_running_container() {
              ctm: cannot mount in container box: cannot make /out/none: File exists (os error 17)\ncode 1\n\
              /made\n/made2\n\
              ctm: something is mounted on /t already; `ctm mount remove box /t` takes it away\n\
-             ctm: cannot bind /nonexistent: No such file or directory (os error 2)\n\
+             ctm: cannot mount in container box: cannot bind /nonexistent: No such file or directory (os error 2)\n\
              ctm: cannot mount in container box: /bin/sh is a file in the container, and what is to be mounted is a folder\n\
              3\n/srv/deep/er:\n\n/t:\n1\nhello\n"
         );
