@@ -27,6 +27,8 @@ pub(crate) struct Layout {
     pub(crate) reaper: PathBuf,
     /// Where lxcfs has files of /proc that say what a container has.
     pub(crate) views: PathBuf,
+    /// Whether these are files of a system that does not run here: nothing is told to kernel, disk or systemd.
+    pub(crate) offline: bool,
 }
 
 impl Default for Layout {
@@ -42,6 +44,7 @@ impl Default for Layout {
             permissions: "/var/lib/devbroker/permissions".into(),
             reaper: "/usr/lib/ctm/init".into(),
             views: "/var/lib/lxcfs/proc".into(),
+            offline: false,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Layout {
             permissions: at(&self.permissions),
             reaper: at(&self.reaper),
             views: at(&self.views),
+            offline: true,
         }
     }
 

@@ -152,7 +152,7 @@ fn a_division_becomes_a_profile() {
         system.ctm(split),
         (
             44,
-            "ctm: ROOT/etc/ctm/profiles/fifty.toml exists already; --replace replaces it\n".into()
+            "ctm: profile fifty was not made: ROOT/etc/ctm/profiles/fifty.toml exists already; --replace replaces it\n".into()
         )
     );
     system.done("split -n 20 --host memory=3G --profile fifty --replace");
@@ -446,6 +446,10 @@ fn a_division_is_valid() {
                 &format!("userns = false\nrootfs = \"/{at}\"\nprofile = \"part\"\n"),
             );
         }
+        // Of a system that does not run here no file system is asked.
+        system.write("etc/ctm/containers/c0.toml", "userns = false\nrootfs = \"/0\"\n");
+        let said = system.done("profile apply c0 part");
+        assert!(said.contains("memory_limit: \"unlimited\" -> "), "{said}");
         let said = system.done(&format!("validate --host {host}"));
         assert!(!said.contains("error:") && !said.contains("guarantee"), "{said}");
     }

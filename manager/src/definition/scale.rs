@@ -16,7 +16,7 @@ enum Amount {
 }
 
 /// The keys whose values are multiplied.
-const SCALED: [(&str, Amount); 9] = [
+const SCALED: [(&str, Amount); 13] = [
     ("memory_guarantee", Amount::Bytes),
     ("memory_soft_guarantee", Amount::Bytes),
     ("memory_barrier", Amount::Bytes),
@@ -26,6 +26,10 @@ const SCALED: [(&str, Amount); 9] = [
     ("ptys", Amount::Things),
     ("shm", Amount::Bytes),
     ("hugepages", Amount::HugePages),
+    ("disk_space", Amount::Bytes),
+    ("disk_space_soft", Amount::Bytes),
+    ("disk_inodes", Amount::Things),
+    ("disk_inodes_soft", Amount::Things),
 ];
 
 /// What bytes are rounded to.
@@ -151,12 +155,15 @@ mod tests {
                     swap_limit = \"unlimited\"\nprocesses = 3\nptys = 1\nshm = \"4097\"\n\
                     hugepages = { \"2M\" = \"6M\" }\n\
                     cpu_weight = 200\ncpu_limit = \"150%\"\nstop_timeout = 30\nrlimits = { nofile = 1024 }\n\
-                    io_limits = [{ device = \"/dev/sda\", read_bytes = \"10M\" }]\noom_score_adj = 100\n";
+                    io_limits = [{ device = \"/dev/sda\", read_bytes = \"10M\" }]\noom_score_adj = 100\n\
+                    disk_space = \"100M\"\ndisk_inodes_soft = 1000\ndisk_grace = \"7d\"\n";
         assert_eq!(
             scaled_text(text, "0.5").unwrap(),
             text.replace("48M", "24M")
                 .replace("1048576", "\"512K\"")
                 .replace("processes = 3", "processes = 1")
+                .replace("100M", "50M")
+                .replace("soft = 1000", "soft = 500")
                 .replace("4097", "2K")
                 .replace("\"2M\" = \"6M\"", "2M = \"2M\"")
         );
@@ -165,6 +172,8 @@ mod tests {
             text.replace("48M", "72M")
                 .replace("1048576", "\"1536K\"")
                 .replace("processes = 3", "processes = 4")
+                .replace("100M", "150M")
+                .replace("soft = 1000", "soft = 1500")
                 .replace("\"4097\"", "\"4K\"")
                 .replace("\"2M\" = \"6M\"", "2M = \"8M\"")
         );

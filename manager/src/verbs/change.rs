@@ -124,6 +124,9 @@ pub(super) fn follow(
     before: Option<&Definition>,
     after: &Definition,
 ) -> Result<()> {
+    if layout.offline {
+        return Ok(());
+    }
     let activity = match condition {
         Condition::Stopped => Activity::Stopped,
         Condition::Supervised(_) | Condition::Abandoned(_) => Activity::Running,
@@ -143,7 +146,7 @@ pub(super) fn follow(
 }
 
 /// Says which changes do not count yet.
-fn say_what_waits(layout: &Layout, before: Option<&Definition>, after: &Definition) -> Result<()> {
+pub(super) fn say_what_waits(layout: &Layout, before: Option<&Definition>, after: &Definition) -> Result<()> {
     let later: Vec<_> = KEYS
         .iter()
         .filter(|key| key.effect == Effect::NextStart && differs(key, before, after))

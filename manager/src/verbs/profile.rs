@@ -1,13 +1,13 @@
 //! `ctm profile`: what containers have in common, listed, shown, made, scaled and applied.
 
-use super::{Code, change, config};
+use super::{Code, Condition, change, config};
 use crate::cli::{Profile, ProfileApply, ProfileCreate, ProfileList, ProfileScale, ProfileShow};
 use crate::definition::{Definition, Edit, KEYS, Parsed, key, scale};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
-use crate::profiles;
 use crate::table::{self, Cell};
-use anyhow::{Context, Result};
+use crate::{lock, profiles};
+use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -103,11 +103,61 @@ fn create(layout: &Layout, arguments: &ProfileCreate) -> Result<Code> {
     }
     values.extend(arguments.values.iter().cloned());
     let text = profiles::text(&about, &values);
-    profiles::hold(layout)?
-        .write(name, &text, arguments.replace)
-        .with_context(|| format!("profile {name} was not made"))?;
+    write(layout, name, &text, arguments.replace)?;
     writeln!(io::stdout(), "{}", layout.profile(name).display())?;
     Ok(Code::Done)
+}
+
+/// Writes a profile, which counts at once for the containers that have it.
+pub(super) fn write(layout: &Layout, name: &ContainerName, text: &str, replace: bool) -> Result<()> {
+    let held = profiles::hold(layout)?;
+    let users = Users::of(layout, name)?;
+    held.write(name, text, replace)
+        .with_context(|| format!("profile {name} was not made"))?;
+    users.follow(layout)
+}
+
+/// The containers that have a profile, as they were before it was changed.
+struct Users(Vec<(ContainerName, Option<Definition>)>);
+
+impl Users {
+    fn of(layout: &Layout, profile: &ContainerName) -> Result<Self> {
+        let users = profiles::users(layout)?.remove(profile).unwrap_or_default();
+        let before = users.into_iter().map(|name| {
+            let definition = definitions::load(layout, &name).ok();
+            (name, definition)
+        });
+        Ok(Self(before.collect()))
+    }
+
+    /// Has the profile count for each of them as far as it can at once; where one cannot have it, the others do.
+    fn follow(self, layout: &Layout) -> Result<()> {
+        let mut failed = Vec::new();
+        for (name, before) in self.0 {
+            if let Err(error) = follow(layout, &name, before.as_ref()) {
+                writeln!(io::stderr(), "ctm: {name}: {}", super::reason(&error))?;
+                failed.push(name.to_string());
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "the profile was written, and these go on with what they had: {}; `ctm validate` looks for what is wrong",
+            failed.join(", ")
+        )
+    }
+}
+
+fn follow(layout: &Layout, name: &ContainerName, before: Option<&Definition>) -> Result<()> {
+    // Nobody is at work on a system that does not run.
+    if layout.offline {
+        return Ok(());
+    }
+    let _lock = lock::verb(layout, name)?;
+    let after = definitions::load(layout, name)?;
+    change::follow(layout, &Condition::of(layout, name)?, before, &after)?;
+    change::say_what_waits(layout, before, &after)
 }
 
 fn scaled(layout: &Layout, arguments: &ProfileScale) -> Result<Code> {
@@ -126,10 +176,12 @@ fn scaled(layout: &Layout, arguments: &ProfileScale) -> Result<Code> {
             arguments.factor
         )
     })?;
-    if !arguments.dry_run {
-        held.write(to, &text, to == from || arguments.replace)?;
-    }
     changes(Some(&before.definition), &after.definition)?;
+    if !arguments.dry_run {
+        let users = Users::of(layout, to)?;
+        held.write(to, &text, to == from || arguments.replace)?;
+        users.follow(layout)?;
+    }
     Ok(Code::Done)
 }
 
@@ -143,7 +195,7 @@ fn apply(layout: &Layout, arguments: &ProfileApply) -> Result<Code> {
         edits.push(Edit::new(key.name, None)?);
     }
     let before = definitions::load(layout, name).ok();
-    if change::apply(layout, name, &edits)? {
+    if change::apply(layout, name, &edits)? && !layout.offline {
         change::tell_systemd()?;
     }
     let after = definitions::load_with_origins(layout, name)?;

@@ -1,6 +1,6 @@
 //! `ctm split`: a host divided among containers, shown and written into a profile.
 
-use super::Code;
+use super::{Code, profile};
 use crate::definition::Edit;
 use crate::host;
 use crate::layout::Layout;
@@ -46,7 +46,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Split) -> Result<Code> {
             bytes(host.memory)
         );
         let text = profiles::text(&about, &values);
-        profiles::hold(layout)?.write(profile, &text, arguments.replace)?;
+        profile::write(layout, profile, &text, arguments.replace)?;
     }
     let mut out = io::stdout().lock();
     if arguments.output.json {
