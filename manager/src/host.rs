@@ -2,7 +2,7 @@
 
 use crate::definition::Numbers;
 use crate::plan::split::Host;
-use crate::plan::validate::Machine;
+use crate::plan::validate::{DiskKept, Machine};
 use crate::quantity::{QuantityError, Size};
 use crate::quota::{self, Kind};
 use std::fs;
@@ -132,6 +132,11 @@ pub(crate) fn machine<'d>(
         numa_nodes: numbers("/sys/devices/system/node/online"),
         processes: Some(processes()?),
         disk: Some(disk(store)?.total),
+        disk_limits: quota::kept(store).ok().map(|kept| match kept {
+            None => DiskKept::Nothing,
+            Some(Kind::Group) => DiskKept::Space,
+            Some(Kind::Project) => DiskKept::All,
+        }),
         open_files: Some(limit("/proc/sys/fs/nr_open")?),
         huge_pages: huge_pages(),
         missing: devices.filter(|device| !device.exists()).cloned().collect(),

@@ -446,54 +446,6 @@ impl Split {
         }
         keys
     }
-
-    /// What was assumed, a line each.
-    pub(crate) fn assumptions(&self) -> Vec<String> {
-        let HostPart {
-            host,
-            reserve,
-            processes_reserve,
-            disk_reserve,
-            ..
-        } = &self.host;
-        let mut lines = vec![
-            format!(
-                "memory is {}; the host keeps {} of it for itself, for supervisors and for what no container is charged",
-                bytes(host.memory),
-                bytes(*reserve)
-            ),
-            "what the kernel keeps for a container counts as the container's memory; nothing is set aside for it".into(),
-            "a tenth of each share is guaranteed softly, so that the kernel can reclaim it before it has to kill".into(),
-            format!(
-                "limits are {} times the shares, together more than there is unless that is 1; a barrier is an eleventh below",
-                self.overcommit
-            ),
-            match host.swap {
-                0 => "there is no swap to divide".into(),
-                swap => format!("swap of {} is divided and guarantees nothing", bytes(swap)),
-            },
-            format!(
-                "{} processes and threads can be; the host keeps {processes_reserve}",
-                host.processes
-            ),
-            match host.cpus {
-                Some(cpus) => {
-                    format!("{cpus} processors are shared by equal weight; what one leaves idle others may use")
-                }
-                None => "processors are shared by equal weight; what one leaves idle others may use".into(),
-            },
-        ];
-        lines.push(match host.disk.zip(*disk_reserve) {
-            Some((disk, kept)) => format!(
-                "disk is {}; the host keeps {} of it; base systems, which containers share, are counted to none",
-                bytes(disk),
-                bytes(kept)
-            ),
-            None => "disk is not divided: its size was not said, or its file system keeps no limits for folders".into(),
-        });
-        lines.push("containers that there are already are among those that it is divided among".into());
-        lines
-    }
 }
 
 fn shown<S: serde::Serializer>(value: &impl fmt::Display, to: S) -> Result<S::Ok, S::Error> {

@@ -107,13 +107,28 @@ fn prune(layout: &Layout, all: bool) -> Result<Code> {
     }
     let (mut room, now) = (0, now());
     let old = |base: &Base| all || now.saturating_sub(base.created) >= DAY;
-    for base in base::list(layout)?.into_iter().filter(old) {
+    let (old, new): (Vec<_>, Vec<_>) = base::list(layout)?.into_iter().partition(old);
+    for base in old {
         if base::remove(layout, &base.id)? {
             room += base.bytes;
             writeln!(out, "removed {} ({})", base.id, base.what)?;
         }
     }
     writeln!(out, "{} freed", size(room))?;
+    // Those that are in use would have stayed anyway.
+    let mut kept = Vec::new();
+    for base in new {
+        if base::users(layout, &base.id)?.is_empty() {
+            kept.push(base.id.as_str().to_owned());
+        }
+    }
+    if !kept.is_empty() {
+        writeln!(
+            io::stderr(),
+            "kept, as made less than a day ago and perhaps wanted again: {}; --all removes these as well",
+            kept.join(", ")
+        )?;
+    }
     Ok(Code::Done)
 }
 

@@ -30,12 +30,25 @@ pub(crate) struct Machine {
     pub(crate) processes: Option<u64>,
     /// How large the file system is that containers are on.
     pub(crate) disk: Option<u64>,
+    /// Which limits of disk its file system keeps.
+    pub(crate) disk_limits: Option<DiskKept>,
     /// How many files a process can be allowed to open.
     pub(crate) open_files: Option<u64>,
     /// The sizes of huge pages that there are.
     pub(crate) huge_pages: Option<Vec<u64>>,
     /// Devices that definitions name and that are not there.
     pub(crate) missing: BTreeSet<PathBuf>,
+}
+
+/// Which limits of disk a file system keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DiskKept {
+    /// None.
+    Nothing,
+    /// How many bytes at most.
+    Space,
+    /// All.
+    All,
 }
 
 /// All definitions and profiles: path and bytes by name.
@@ -278,6 +291,7 @@ mod tests {
             numa_nodes: Some(Numbers::first(1)),
             processes: Some(32_768),
             disk: Some(100 * GIB),
+            disk_limits: None,
             open_files: Some(1_048_576),
             huge_pages: Some(vec![2 << 20]),
             missing: [PathBuf::from("/dev/none")].into(),
@@ -332,9 +346,10 @@ mod tests {
                 "memory_barrier = \"2G\"\nmemory_limit = \"1G\"",
                 "2:1: error: `memory_barrier` is 2G and `memory_limit` is 1G: the barrier is never reached",
             ),
+            ("memory_barrier = \"unlimited\"\nmemory_limit = \"1G\"", ""),
             (
-                "memory_barrier = \"unlimited\"\nmemory_limit = \"1G\"",
-                "2:1: error: `memory_barrier` is unlimited",
+                "memory_guarantee = \"unlimited\"",
+                "2:1: warning: `memory_guarantee` of 1 container is 4.0G together",
             ),
             (
                 "memory_guarantee = \"1G\"\nmemory_soft_guarantee = \"512M\"",
@@ -428,6 +443,30 @@ mod tests {
                 ),
                 more => panic!("{text}: {more:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn limits_that_the_disk_does_not_keep() {
+        let text = "userns = false\ndisk_space = \"1G\"\ndisk_space_soft = \"1G\"\ndisk_inodes = 10\n\
+            disk_inodes_soft = \"unlimited\"\n";
+        let files = files(&[("a", text)], &[]);
+        for (kept, lines) in [
+            (None, &[][..]),
+            (Some(DiskKept::All), &[]),
+            (Some(DiskKept::Space), &[3, 4]),
+            (Some(DiskKept::Nothing), &[2, 3, 4]),
+        ] {
+            let machine = Machine {
+                disk_limits: kept,
+                ..machine()
+            };
+            let found = check(&files, &machine, &Layout::default(), None);
+            let found: Vec<_> = found
+                .iter()
+                .map(|finding| finding.diagnostic.origin.line)
+                .collect();
+            assert_eq!(found, lines, "{kept:?}");
         }
     }
 

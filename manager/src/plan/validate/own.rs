@@ -1,6 +1,6 @@
 //! Contradictions within one definition, with its profile, and with the machine that it is for.
 
-use super::{Finding, Machine, Read};
+use super::{DiskKept, Finding, Machine, Read};
 use crate::definition::{IoLimit, Numbers};
 use crate::quantity::{Limit, Percent, Size};
 use crate::run::usage::bytes;
@@ -103,6 +103,7 @@ pub(super) fn check(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
     found(cpu_limit(read, machine));
     found(open_files(read, machine));
     found(unkillable(read, machine));
+    findings.extend(disk(read, machine));
     findings.extend(huge_pages(read, machine));
     findings.extend(devices(read, machine));
     findings
@@ -120,7 +121,10 @@ fn plain(read: &Read<'_>, name: &str) -> Option<String> {
 }
 
 fn ordered(read: &Read<'_>, machine: &Machine, lower: &str, upper: &str, why: &str) -> Option<Finding> {
-    if read.amount(lower, machine)? <= read.amount(upper, machine)? {
+    let amount = read.amount(lower, machine)?;
+    // To say that there is no barrier is no barrier above the limit.
+    let is_none = amount == Limit::Unlimited && !lower.ends_with("guarantee");
+    if is_none || amount <= read.amount(upper, machine)? {
         return None;
     }
     let (low, high) = (plain(read, lower)?, plain(read, upper)?);
@@ -297,6 +301,28 @@ fn unkillable(read: &Read<'_>, machine: &Machine) -> Option<Finding> {
         .warning()
         .help("use -999, or take the limit out");
     Some(fault.into())
+}
+
+fn disk(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
+    let (keeps, help) = match machine.disk_limits {
+        None | Some(DiskKept::All) => return Vec::new(),
+        Some(DiskKept::Space) => ("only limits of space, and none that are soft", "take it out"),
+        Some(DiskKept::Nothing) => (
+            "no limits for folders",
+            "ctm(8) says under LIMITS how a file system is made to; otherwise take it out",
+        ),
+    };
+    let is_kept = |name: &str| machine.disk_limits == Some(DiskKept::Space) && name == "disk_space";
+    ["disk_space", "disk_space_soft", "disk_inodes", "disk_inodes_soft"]
+        .into_iter()
+        .filter(|name| !is_kept(name))
+        .filter_map(|name| {
+            read.amount(name, machine)?.at()?;
+            let message =
+                format!("`{name}` is said, and the file system of this host's containers keeps {keeps}");
+            Some(at(read, name, message)?.help(help).into())
+        })
+        .collect()
 }
 
 fn huge_pages(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {

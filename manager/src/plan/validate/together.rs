@@ -118,7 +118,12 @@ fn guarantees(all: &[Read<'_>], machine: &Machine) -> Vec<Finding> {
         bytes(machine.memory),
         bytes(kept)
     );
-    let asked = Asked::of(all, hard, |read| read.amount(hard, machine));
+    // Who is guaranteed all there is, is guaranteed this host's.
+    let amount = |read: &Read<'_>, name| {
+        let amount = read.amount(name, machine)?.at().unwrap_or(machine.memory);
+        Some(Limit::At(amount))
+    };
+    let asked = Asked::of(all, hard, |read| amount(read, hard));
     if asked.total > most {
         let message = format!(
             "`{hard}` of {} is {} together, and {host}",
@@ -140,9 +145,7 @@ fn guarantees(all: &[Read<'_>], machine: &Machine) -> Vec<Finding> {
             .collect();
     }
     // The larger of the two is what is asked to be left to a container.
-    let asked = Asked::of(all, soft, |read| {
-        read.amount(soft, machine).max(read.amount(hard, machine))
-    });
+    let asked = Asked::of(all, soft, |read| amount(read, soft).max(amount(read, hard)));
     if asked.total <= most || !asked.from.iter().any(|(_, read)| read.origin(soft).is_some()) {
         return Vec::new();
     }
