@@ -115,7 +115,7 @@ fn shown() {
              [{{\"pid\":PID,\"container\":\"box\"}}]\n\
              CONTAINER PID USER STAT STARTED TIME RSS COMMAND\nbox sh\nbox sleep 1000\n3\n\
              code 31\n{}code 1\nctm: ps says nothing with a column PID for these options; add one, as in `-o pid,args`\n\
-             NAME CPU MEMORY PEAK READ WRITTEN PROCESSES\n2\n2\n\
+             NAME CPU MEMORY PEAK READ WRITTEN PROCESSES WAITS CPU MEMORY IO\n2\n2\n\
              NAME   USED  FILES  COUNTED  SOFT  LIMIT  INODES  SOFT  LIMIT\nother SIZE\nbox SIZE\n8\ncode 14\nctm: there is no container none; `ctm list` shows those that there are\n\
              last run: its first process was ended by signal 9, as it was asked to,\ncode 31\n{}1\n",
             not_running.replace("NAME", "other"),

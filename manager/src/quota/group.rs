@@ -85,10 +85,9 @@ pub(super) fn account(folder: &Folder<'_>) -> Result<Option<Account>> {
     }))
 }
 
-/// Where the kernel shows the quota group of the subvolume.
-fn group(folder: &Folder<'_>) -> Result<PathBuf> {
+/// Where the kernel shows the quota groups of the file system; not there where quotas were never on.
+fn groups(folder: &Folder<'_>) -> Result<PathBuf> {
     let id = sys::btrfs_id(folder.fd()).map_err(failed("look at the file system of", folder.path))?;
-    let number = sys::subvolume(folder.fd()).map_err(failed("look at", folder.path))?;
     let mut uuid = String::new();
     for (at, byte) in id.iter().enumerate() {
         if matches!(at, 4 | 6 | 8 | 10) {
@@ -97,10 +96,21 @@ fn group(folder: &Folder<'_>) -> Result<PathBuf> {
         // Writing to a String does not fail.
         write!(uuid, "{byte:02x}").ok();
     }
-    Ok(Path::new("/sys/fs/btrfs")
-        .join(uuid)
-        .join("qgroups")
-        .join(format!("0_{number}")))
+    Ok(Path::new("/sys/fs/btrfs").join(uuid).join("qgroups"))
+}
+
+/// Whether the file system keeps quotas.
+pub(super) fn is_on(folder: &Folder<'_>) -> Result<bool> {
+    let groups = groups(folder)?;
+    // The file is of Linux 6.1; before, the folder goes when quotas are turned off.
+    let enabled = fs::read_to_string(groups.join("enabled"));
+    Ok(groups.is_dir() && enabled.map_or(true, |text| text.trim() != "0"))
+}
+
+/// Where the kernel shows the quota group of the subvolume.
+fn group(folder: &Folder<'_>) -> Result<PathBuf> {
+    let number = sys::subvolume(folder.fd()).map_err(failed("look at", folder.path))?;
+    Ok(groups(folder)?.join(format!("0_{number}")))
 }
 
 /// A quota group whose subvolume is being removed.

@@ -219,7 +219,16 @@ pub(crate) fn follow(
         return Ok(());
     }
     let folder = folder_of(layout, after);
-    apply(layout, &after.name, &folder, &after.disk, activity)
+    apply(layout, &after.name, &folder, &after.disk, activity)?;
+    if let Some(Account { bytes, space, .. }) = account(&folder)? {
+        if let Some(most) = space.hard.filter(|most| bytes > *most) {
+            tracing::warn!(
+                container = %after.name,
+                "it has {bytes} bytes on the disk and may have {most}: it can write when it has removed some"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The grace time of a file system is one for all containers on it: the shortest that one of them asks for.
@@ -263,6 +272,7 @@ pub(crate) fn kept(store: &Path) -> Result<Option<Kind>> {
     let folder = Folder::open(&there)?;
     match folder.kind()? {
         Some(Kind::Project) if !project::is_on(&folder)? => Ok(None),
+        Some(Kind::Group) if !group::is_on(&folder)? => Ok(None),
         kind => Ok(kind),
     }
 }

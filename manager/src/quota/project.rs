@@ -1,8 +1,8 @@
 //! Project quotas of ext4 and xfs.
 //!
 //! A container's project is written on its folder, which is moved and removed with the container; nothing else has to agree
-//! with it. An id is free when the file system counts nothing for it, so none is used again while a file has it. That all that
-//! was there before has the id as well is written down in an attribute of the folder when it is so.
+//! with it. An id is free when the file system counts nothing for it, so none is used again while a file has it. An attribute
+//! of the folder says that we gave it that id, and whether all that was there before has it as well.
 
 use super::wanted::Wanted;
 use super::{Account, Activity, Folder, Kind, Pair, QuotaError, Result, failed, walk};
@@ -17,26 +17,66 @@ use std::path::Path;
 
 /// Ids of projects that are containers: away from those that people, Docker, Kubernetes and systemd use.
 const OURS: Range<u32> = 0x4000_0000..0x5000_0000;
-/// The attribute with the project that everything in a folder has. The container can neither see nor set such attributes.
-const DONE: &str = "trusted.ctm.project";
+/// The attribute with the project that we gave to a folder. A container can neither see nor set such attributes.
+const RECORD: &str = "trusted.ctm.project";
 /// The unit of limits, `QIF_DQBLKSIZE` of `linux/quota.h`.
 const BLOCK: u64 = 1024;
 
-/// The folder's project, if it is a container's.
-fn project(folder: &Folder<'_>) -> Result<Option<u32>> {
-    let attributes = match sys::attributes(folder.fd()) {
-        Ok(attributes) => attributes,
-        Err(error) if is_unsupported(&error) => return Ok(None),
-        Err(error) => return Err(failed("look at", folder.path)(error)),
-    };
-    let inherited = attributes.flags & sys::INHERITED != 0;
-    if !inherited || !OURS.contains(&attributes.project) {
-        return Ok(None);
+/// A folder's project, as it is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Project {
+    id: u32,
+    /// Everything in the folder has it.
+    is_done: bool,
+}
+
+impl Project {
+    /// Behind the id while files are being marked.
+    const BEGUN: &str = " begun";
+
+    fn read(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        let (number, is_done) = match text.strip_suffix(Self::BEGUN) {
+            Some(number) => (number, false),
+            None => (text, true),
+        };
+        let id = number.parse().ok().filter(|id| OURS.contains(id))?;
+        Some(Self { id, is_done })
     }
-    // A folder in a container's folder has its project; the folder of a container has its own.
-    let above = folder.path.parent().map(Folder::open).transpose()?;
-    let of_above = above.and_then(|above| sys::attributes(above.fd()).ok());
-    Ok(Some(attributes.project).filter(|own| of_above.is_none_or(|above| above.project != *own)))
+
+    fn text(self) -> String {
+        format!("{}{}", self.id, if self.is_done { "" } else { Self::BEGUN })
+    }
+}
+
+/// The folder's project, if we gave it one. What is written down counts for nothing unless the file system says the same: it
+/// comes along when somebody copies the folder.
+fn project(folder: &Folder<'_>) -> Result<Option<Project>> {
+    let mut value = [0; 32];
+    let written = match fgetxattr(&folder.held, RECORD, &mut value) {
+        Ok(length) => value.get(..length).and_then(Project::read),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => None,
+        Err(error) => return Err(failed("read an attribute of", folder.path)(error)),
+    };
+    let Some(written) = written else {
+        return Ok(None);
+    };
+    match sys::attributes(folder.fd()) {
+        Ok(is) if is.project == written.id && is.flags & sys::INHERITED != 0 => Ok(Some(written)),
+        Ok(_) => Ok(None),
+        Err(error) if is_unsupported(&error) => Ok(None),
+        Err(error) => Err(failed("look at", folder.path)(error)),
+    }
+}
+
+fn record(folder: &Folder<'_>, project: Project) -> Result<()> {
+    fsetxattr(
+        &folder.held,
+        RECORD,
+        project.text().as_bytes(),
+        XattrFlags::empty(),
+    )
+    .map_err(failed("write an attribute of", folder.path))
 }
 
 fn is_unsupported(error: &std::io::Error) -> bool {
@@ -63,10 +103,16 @@ pub(super) fn begin(folder: &Folder<'_>) -> Result<()> {
     match quotas(folder)? {
         ProjectQuotas::Off => Ok(()),
         ProjectQuotas::Counted | ProjectQuotas::Enforced => {
-            let id = given(folder)?;
+            let project = given(folder)?;
             let mut entries = fs::read_dir(folder.path).map_err(failed("list", folder.path))?;
             if entries.next().is_none() {
-                write_done(folder, id)?;
+                record(
+                    folder,
+                    Project {
+                        is_done: true,
+                        ..project
+                    },
+                )?;
             }
             Ok(())
         }
@@ -74,39 +120,22 @@ pub(super) fn begin(folder: &Folder<'_>) -> Result<()> {
 }
 
 /// The folder's project, a new one if it has none. The caller holds the lock of projects.
-fn given(folder: &Folder<'_>) -> Result<u32> {
-    if let Some(id) = project(folder)? {
-        return Ok(id);
+fn given(folder: &Folder<'_>) -> Result<Project> {
+    if let Some(project) = project(folder)? {
+        return Ok(project);
     }
     for id in OURS {
         let quota = sys::quota(folder.fd(), id).map_err(failed("look at the quotas of", folder.path))?;
         if quota.is_unused() {
-            mark(folder, id)?;
-            return Ok(id);
+            let project = Project { id, is_done: false };
+            let before = sys::attributes(folder.fd()).map_err(failed("look at", folder.path))?;
+            sys::set_attributes(folder.fd(), before.of_project(id, sys::INHERITED))
+                .map_err(failed("set the project of", folder.path))?;
+            record(folder, project)?;
+            return Ok(project);
         }
     }
     Err(QuotaError::NoProject(folder.path.into()))
-}
-
-fn mark(folder: &Folder<'_>, id: u32) -> Result<()> {
-    let before = sys::attributes(folder.fd()).map_err(failed("look at", folder.path))?;
-    let after = before.of_project(id, sys::INHERITED);
-    sys::set_attributes(folder.fd(), after).map_err(failed("set the project of", folder.path))
-}
-
-fn is_done(folder: &Folder<'_>, id: u32) -> Result<bool> {
-    let mut value = [0; 16];
-    match fgetxattr(&folder.held, DONE, &mut value) {
-        Ok(length) => Ok(value.get(..length) == Some(id.to_string().as_bytes())),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
-        Err(error) => Err(failed("read an attribute of", folder.path)(error)),
-    }
-}
-
-fn write_done(folder: &Folder<'_>, id: u32) -> Result<()> {
-    let value = id.to_string();
-    fsetxattr(&folder.held, DONE, value.as_bytes(), XattrFlags::empty())
-        .map_err(failed("write an attribute of", folder.path))
 }
 
 /// Has the file system keep these limits for the folder.
@@ -115,7 +144,9 @@ pub(super) fn apply(layout: &Layout, folder: &Folder<'_>, wanted: &Wanted, activ
     if wanted.is_none() {
         return match (quotas, project(folder)?) {
             (ProjectQuotas::Off, _) | (_, None) => Ok(()),
-            (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(id)) => limit(folder, id, wanted),
+            (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(project)) => {
+                limit(folder, project.id, wanted)
+            }
         };
     }
     match quotas {
@@ -136,15 +167,18 @@ pub(super) fn apply(layout: &Layout, folder: &Folder<'_>, wanted: &Wanted, activ
         }
         ProjectQuotas::Enforced => {}
     }
-    let id = {
+    let project = {
         let _lock = lock::projects(layout)?;
         given(folder)?
     };
-    if !is_done(folder, id)? {
-        let left = walk::mark(folder, id, activity)?;
-        if left == 0 {
-            write_done(folder, id)?;
-        }
+    if !project.is_done && walk::mark(folder, project.id, activity)? == 0 {
+        record(
+            folder,
+            Project {
+                is_done: true,
+                ..project
+            },
+        )?;
     }
     if let Some(grace) = wanted.grace {
         let before = sys::grace(folder.fd()).map_err(failed("look at the quotas of", folder.path))?;
@@ -159,7 +193,7 @@ pub(super) fn apply(layout: &Layout, folder: &Folder<'_>, wanted: &Wanted, activ
             sys::set_grace(folder.fd(), after).map_err(failed("set the grace time of", folder.path))?;
         }
     }
-    limit(folder, id, wanted)
+    limit(folder, project.id, wanted)
 }
 
 /// Sets a project's limits, unless it has them.
@@ -201,7 +235,7 @@ impl Quota {
 pub(super) fn account(folder: &Folder<'_>) -> Result<Option<Account>> {
     let id = match (quotas(folder)?, project(folder)?) {
         (ProjectQuotas::Off, _) | (_, None) => return Ok(None),
-        (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(id)) => id,
+        (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(project)) => project.id,
     };
     let quota = sys::quota(folder.fd(), id).map_err(failed("look at the quotas of", folder.path))?;
     let limit = |value: u64, unit: u64| Some(value.saturating_mul(unit)).filter(|limit| *limit != 0);
@@ -224,7 +258,9 @@ pub(super) fn account(folder: &Folder<'_>) -> Result<Option<Account>> {
 pub(super) fn release(folder: &Folder<'_>) -> Result<()> {
     match (quotas(folder)?, project(folder)?) {
         (ProjectQuotas::Off, _) | (_, None) => Ok(()),
-        (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(id)) => limit(folder, id, &Wanted::default()),
+        (ProjectQuotas::Counted | ProjectQuotas::Enforced, Some(project)) => {
+            limit(folder, project.id, &Wanted::default())
+        }
     }
 }
 
@@ -288,6 +324,28 @@ impl Mounted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records() {
+        for is_done in [true, false] {
+            let project = Project {
+                id: OURS.start + 7,
+                is_done,
+            };
+            assert_eq!(Project::read(project.text().as_bytes()), Some(project));
+        }
+        for bad in [
+            "",
+            "7",
+            "1073741824 ",
+            "1073741824 begu",
+            "begun",
+            " begun",
+            "4294967296",
+        ] {
+            assert_eq!(Project::read(bad.as_bytes()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn remedies_name_the_device() {

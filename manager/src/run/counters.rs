@@ -3,6 +3,7 @@
 //! but for the reading, which is the caller's.
 
 use super::usage::field;
+use crate::quota::{Account, Kind, Pair};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -257,6 +258,32 @@ pub(crate) fn counters(read: impl Fn(&str) -> Option<String>, huge: &[String]) -
     rows
 }
 
+/// The rows of what a container has on the disk, by its file system's own count. Refusals are not counted there.
+pub(crate) fn disk(account: &Account) -> Vec<Counter> {
+    let bounds = |pair: Pair| {
+        let bound = |limit: Option<u64>| limit.map_or(Bound::Unlimited, Bound::At);
+        match account.kind {
+            Kind::Project => (bound(pair.soft), bound(pair.hard)),
+            Kind::Group => (Bound::Absent, bound(pair.hard)),
+        }
+    };
+    let row = |(barrier, limit), held, counter| Counter {
+        held: Some(held),
+        barrier,
+        limit,
+        ..counter
+    };
+    let space = Counter::new("disk_space", "diskspace", Fidelity::Exact, Unit::Bytes);
+    let inodes = Counter::new("disk_inodes", "diskinodes", Fidelity::Exact, Unit::Count);
+    let mut rows = vec![row(bounds(account.space), account.bytes, space)];
+    rows.extend(
+        account
+            .inodes
+            .map(|held| row(bounds(account.files), held, inodes)),
+    );
+    rows
+}
+
 /// What waiting for one resource cost (`Documentation/accounting/psi.rst`): in percent of the last ten seconds, and in all.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub(crate) struct Pressure {
@@ -325,6 +352,43 @@ mod tests {
 
     fn row<'a>(rows: &'a [Counter], name: &str) -> &'a Counter {
         rows.iter().find(|row| row.resource == name).unwrap()
+    }
+
+    #[test]
+    fn rows_of_the_disk() {
+        let account = Account {
+            kind: Kind::Project,
+            bytes: 5,
+            inodes: Some(2),
+            space: Pair {
+                soft: Some(8),
+                hard: None,
+            },
+            files: Pair {
+                soft: None,
+                hard: Some(2),
+            },
+        };
+        let shown = |account| {
+            disk(&account)
+                .into_iter()
+                .map(|row| (row.resource, row.held, row.barrier, row.limit))
+                .collect::<Vec<_>>()
+        };
+        let (at, no) = (Bound::At, Bound::Unlimited);
+        assert_eq!(
+            shown(account),
+            [
+                ("disk_space".into(), Some(5), at(8), no),
+                ("disk_inodes".into(), Some(2), no, at(2)),
+            ]
+        );
+        let group = Account {
+            kind: Kind::Group,
+            inodes: None,
+            ..account
+        };
+        assert_eq!(shown(group), [("disk_space".into(), Some(5), Bound::Absent, no)]);
     }
 
     #[test]

@@ -4,10 +4,10 @@ use super::look::cgroups;
 use super::{Code, Condition};
 use crate::layout::Layout;
 use crate::run::cgroup::Cgroup;
-use crate::run::counters::{Bound, Counter, Fidelity, PRESSURES, Pressure, Trouble, Unit, counters};
+use crate::run::counters::{Bound, Counter, Fidelity, PRESSURES, Pressure, Trouble, Unit, counters, disk};
 use crate::run::usage::bytes;
 use crate::table::{self, Cell};
-use crate::{atomic, cli};
+use crate::{atomic, cli, definitions, quota};
 use anyhow::{Context, Result};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -96,7 +96,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Counters) -> Result<Code> {
 fn look(layout: &Layout, arguments: &cli::Counters) -> Result<(String, bool)> {
     let mut all = Vec::new();
     for (name, cgroup) in cgroups(layout, arguments.name.as_ref())? {
-        let mut counted = count(&name, &cgroup);
+        let mut counted = count(layout, &name, &cgroup);
         if arguments.failures_since_last {
             since_last(layout, &mut counted)?;
         }
@@ -124,13 +124,18 @@ fn look(layout: &Layout, arguments: &cli::Counters) -> Result<(String, bool)> {
     Ok((text, trouble))
 }
 
-fn count(name: &ContainerName, cgroup: &Cgroup) -> Counted {
+fn count(layout: &Layout, name: &ContainerName, cgroup: &Cgroup) -> Counted {
     let folder = cgroup.folder();
     let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
+    // What cannot be read, or is not counted, is no row.
+    let account = definitions::load(layout, name)
+        .ok()
+        .and_then(|definition| quota::account(&quota::folder_of(layout, &definition)).ok()?);
     Counted {
         name: name.clone(),
         counters: counters(read, &huge_pages(cgroup))
             .into_iter()
+            .chain(account.iter().flat_map(disk))
             .map(|counter| Row {
                 counter,
                 new_failures: None,

@@ -173,7 +173,13 @@ fn filled(vm: &Vm, container: &Container, neighbour: &Container) -> Result<()> {
     // More is to be had at once, and less as well.
     vm.ok(&format!("ctm set {name} disk_space=25M"))?;
     container.ok("dd if=/dev/zero of=/more bs=512k count=1")?;
-    vm.ok(&format!("ctm set {name} disk_space=20M"))?;
+    let said = vm.run(&format!("ctm set {name} disk_space=20M"))?;
+    ensure!(
+        said.success() && said.stderr.contains("it can write when it has removed some"),
+        "{said:?}"
+    );
+    let row = vm.ok(&format!("ctm counters {name} | grep -w disk_space"))?;
+    ensure!(row.contains(" 20M "), "{row}");
     let said = container.run("dd if=/dev/zero of=/more2 bs=64k count=1")?;
     ensure!(said.stderr.contains("quota exceeded"), "{said:?}");
     container.ok("rm /filling /more /more2; dd if=/dev/zero of=/more bs=512k count=1; rm /more")?;
@@ -202,12 +208,16 @@ fn soft(vm: &Vm, container: &Container) -> Result<()> {
     vm.ok(&format!(
         "ctm set {name} disk_space=24M disk_space_soft=12M disk_grace=1s disk_inodes="
     ))?;
-    container.ok("dd if=/dev/zero of=/over bs=1M count=14")?;
+    // What is written in that second gets in, however much that is here.
+    container.run("dd if=/dev/zero of=/over bs=256k count=56")?;
     vm.until(&format!(
         "! ctm exec {name} -- dd if=/dev/zero of=/late bs=64k count=1 2>/dev/null"
     ))?;
     let bytes = counted(vm, name)?.0;
-    ensure!(bytes < 23 << 20, "the hard limit, not the soft one: {bytes}");
+    ensure!(
+        bytes > 12 << 20 && bytes < 23 << 20,
+        "not above the soft limit, or at the hard one: {bytes}"
+    );
     container.ok("rm -f /over /late; dd if=/dev/zero of=/again bs=1M count=4")?;
     vm.ok(&format!("ctm set {name} disk_space_soft= disk_grace="))?;
     container.ok("rm /again").map(drop)
