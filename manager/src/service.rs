@@ -94,7 +94,10 @@ pub(crate) fn reload() -> Result<(), ServiceError> {
 }
 
 /// Has systemd keep properties of a unit until the machine is booted again.
-pub(crate) fn set_until_reboot(unit: &str, properties: &[(&str, String)]) -> Result<(), ServiceError> {
+pub(crate) fn set_until_reboot(
+    unit: &str,
+    properties: &[(&'static str, String)],
+) -> Result<(), ServiceError> {
     let mut words = vec!["--runtime".to_owned(), unit.to_owned()];
     words.extend(properties.iter().map(|(name, value)| format!("{name}={value}")));
     ask("set-property", &words)

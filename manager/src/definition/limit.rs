@@ -83,7 +83,7 @@ impl Default for Limits {
 }
 
 /// A share: 1 to 10000, usually 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Weight(u16);
 
 impl Weight {

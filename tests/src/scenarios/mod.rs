@@ -34,7 +34,9 @@ mod identical_twins;
 mod init_systemd;
 mod kept_node;
 mod limits_alerts;
+mod limits_bite;
 mod limits_disk;
+mod limits_live_set;
 mod lost_events;
 mod machine;
 mod minor_reuse;
@@ -111,6 +113,11 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("ctm-power-cut", "the power goes in the middle of create, start, set, destroy: whole or not there, mended by the same commands", ctm_power_cut::run),
     scenario("limits-alerts", "what a container is refused is counted, told to the journal and to a hook, seen by a monitor", limits_alerts::run),
+    scenario("limits-memory", "a memory hog, a cache, /dev/shm, huge pages, terminals, files: each stops at its limit; what is kept stays", limits_bite::memory),
+    scenario("limits-pids", "a fork bomb has its processes and no more; the neighbour goes on", limits_bite::processes),
+    scenario("limits-cpu", "CPU burners have their percentage, their share, their processors", limits_bite::processors),
+    scenario("limits-io", "a writer has its bytes and operations a second, lifted under way", limits_bite::disks),
+    scenario("limits-live-set", "every limit is set and taken out while a granted device is being opened: no failure; all or nothing", limits_live_set::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),

@@ -1,6 +1,6 @@
 //! What has to be in which file for a definition's limits. Pure, but for [`Host::read`].
 
-use super::guarantee::Guarantee;
+use super::standing::{Guarantee, Standing};
 use super::{Held, LimitError, Setting};
 use crate::definition::{Limits, Rlimit, SoftHard};
 use crate::host;
@@ -205,7 +205,11 @@ pub(super) fn desired(limits: &Limits, host: &Host) -> Held {
     let buffer = |size: Option<Size>| size.and_then(|size| size.of(host.memory).at());
     Held {
         settings,
-        guarantee,
+        standing: Standing {
+            guarantee,
+            cpu: limits.cpu_weight,
+            io: limits.io_weight,
+        },
         tcp: [buffer(limits.tcp_receive_buffer), buffer(limits.tcp_send_buffer)],
         // A tmpfs that had no limit cannot be given one later.
         shm: limits.shm.of(host.memory).at().unwrap_or(host.memory),
@@ -400,7 +404,7 @@ mod tests {
                 "hugetlb.2MB.rsvd.max \"max\" true",
             ]
         );
-        assert_eq!(held.guarantee, Guarantee::default());
+        assert_eq!(held.standing, Standing::default());
         assert_eq!((held.tcp, held.shm), ([None, None], 64 * MIB));
         assert_eq!(held.to_string(), "no limits");
         assert_eq!(held.for_new().settings, []);

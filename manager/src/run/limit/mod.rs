@@ -7,8 +7,8 @@
 //! the hierarchy is mounted with `nsdelegate` ([`needs`](super::needs) sees to that).
 
 mod desired;
-mod guarantee;
 mod inside;
+mod standing;
 
 pub(crate) use desired::{Host, oci_rlimits};
 pub(crate) use inside::devpts_options;
@@ -25,8 +25,8 @@ use crate::run::cgroup::{self, Cgroup, CgroupError, Run};
 use crate::run::live_mount::LiveMountError;
 use crate::run::state::State;
 use crate::service::ServiceError;
-use guarantee::Guarantee;
 use serde::{Deserialize, Serialize};
+use standing::Standing;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -99,8 +99,8 @@ pub(crate) struct Setting {
 pub(crate) struct Held {
     /// Files of its cgroup.
     pub(crate) settings: Vec<Setting>,
-    /// Memory that it keeps, which the cgroups above have to have as well.
-    pub(crate) guarantee: Guarantee,
+    /// What the cgroups above have to say as well.
+    pub(crate) standing: Standing,
     /// The largest buffers of a TCP connection, for receiving and sending; none: the host's.
     pub(crate) tcp: [Option<u64>; 2],
     /// The size of its /dev/shm.
@@ -168,7 +168,7 @@ impl Held {
     /// Holds a container that is about to run.
     pub(crate) fn hold(&self, layout: &Layout, run: &Run, init: ProcessId) -> Result<(), LimitError> {
         write(&run.container(), &self.settings)?;
-        self.guarantee.settle(layout, run)?;
+        self.standing.settle(layout, run)?;
         if self.tcp.iter().any(Option::is_some) {
             inside::tcp_buffers(init, self.tcp)?;
         }
@@ -176,9 +176,9 @@ impl Held {
     }
 }
 
-/// Gives up what was guaranteed to a container that is no longer.
+/// Gives up what a container that is no longer had beside others.
 pub(crate) fn release(layout: &Layout, run: &Run) -> Result<(), LimitError> {
-    Guarantee::default().settle(layout, run)
+    Standing::default().settle(layout, run)
 }
 
 /// Changes the limits of a running container from what one definition says to what another does. Where one of them cannot be, all are
@@ -207,7 +207,7 @@ fn apply(layout: &Layout, state: &State, before: &Definition, after: &Definition
     let cgroup = run.container();
     let held = desired::desired(&after.limits, &Host::read(&after.limits)?);
     write(&cgroup, &held.settings)?;
-    held.guarantee.settle(layout, run)?;
+    held.standing.settle(layout, run)?;
     let (old, new) = (&before.limits, &after.limits);
     if (old.tcp_receive_buffer, old.tcp_send_buffer) != (new.tcp_receive_buffer, new.tcp_send_buffer) {
         inside::tcp_buffers(init, held.tcp)?;
