@@ -1,10 +1,11 @@
 //! Ten containers at boot with two devices: in parallel, in the order that their definitions say, each device in place before
 //! the init that wants it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use std::collections::BTreeMap;
 
+use super::together::together;
 use crate::vm::{Broker, Container, Lab, Users};
 
 const CONFIGURATION: &str = r#"
@@ -69,12 +70,16 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         .iter()
         .flat_map(|side| (0..5).map(move |number| format!("{side}{number}")))
         .collect();
-    let boxes = names
-        .iter()
-        .zip(Users::BOTH.into_iter().cycle())
-        .map(|(name, users)| Container::running(&vm, name, users, WITNESS))
-        .collect::<Result<Vec<_>>>()?;
-    Container::running(&vm, "poor", Users::Own, FAILING)?;
+    let ten = names.iter().zip(Users::BOTH.into_iter().cycle());
+    let ten = ten.map(|(name, users)| (name.as_str(), users, WITNESS));
+    let boxes = together(
+        ten.chain([("poor", Users::Own, FAILING)])
+            .map(|(name, users, script)| {
+                let vm = &vm;
+                move || Container::running(vm, name, users, script)
+            }),
+    )?;
+    let boxes = boxes.split_last().map_or(&[][..], |(_poor, boxes)| boxes);
     vm.put("/etc/systemd/system/plug-early.service", PLUG_EARLY)?;
     vm.put("/usr/local/sbin/plug-early", PLUGS)?;
     let all = names.join(" ");
@@ -91,18 +96,18 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
 
     let mut up = BTreeMap::new();
     let mut numbers = BTreeMap::new();
-    for container in &boxes {
-        let (name, root) = (container.name(), container.root());
-        let seen = vm.get(&format!("{root}/seen"))?;
-        ensure!(
-            seen.lines().count() == 1 && seen.starts_with("ok char 189:"),
-            "{name}: {seen}"
-        );
-        let at = vm.get(&format!("{root}/up"))?;
-        let at: f64 = at.trim().parse().with_context(|| format!("{name}: {at}"))?;
+    for container in boxes {
+        let name = container.name();
+        // At its start, once, when that was, and now.
+        let seen = container.ok("cat /seen /up; probe open /dev/mine")?;
+        let lines: Vec<_> = seen.lines().collect();
+        let [first, at, now] = lines.as_slice() else {
+            bail!("{name}: {seen}");
+        };
+        ensure!(first.starts_with("ok char 189:"), "{name}: {seen}");
+        let at: f64 = at.parse().with_context(|| format!("{name}: {at}"))?;
         up.insert(name, at);
-        let number = container.open("/dev/mine")?.split(' ').nth(2).map(str::to_owned);
-        numbers.insert(name, number);
+        numbers.insert(name, now.split(' ').nth(2).map(str::to_owned));
     }
     // Each half has the one device, and not the other.
     for (name, number) in &numbers {

@@ -1,10 +1,9 @@
 //! Every kind of first process, plain and with own users: it comes up, orphans are reaped, it is asked to stop in its own
 //! way, and `reboot` and `poweroff` inside do what they say.
 
-use std::thread;
+use anyhow::{Context, Result, ensure};
 
-use anyhow::{Context, Result, anyhow, ensure};
-
+use super::together::together;
 use crate::vm::{Container, Lab, Users, Vm};
 
 /// A kind of first process.
@@ -143,34 +142,24 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         "[Service]\nRestartSec=1h\n",
     )?;
     vm.install()?;
-    // All at the same time: much of what they do is waiting.
-    thread::scope(|scope| {
-        let lives: Vec<_> = KINDS
-            .into_iter()
-            .flat_map(|kind| Users::BOTH.map(|users| (kind, users)))
-            .map(|(kind, users)| {
-                let name = format!("{}-{users:?}", kind.name).to_lowercase();
-                let vm = &vm;
-                let life = scope.spawn({
-                    let name = name.clone();
-                    move || life(vm, kind, users, &name)
-                });
-                (name, life)
-            })
-            .collect();
-        stopped_between_two_runs(&vm, &alone).context("alone")?;
-        another_init(&vm, &alone).context("alone")?;
-        // Each is waited for, so that the machine tells of all.
-        let ends: Vec<_> = lives
-            .into_iter()
-            .map(|(name, life)| {
-                let end = life.join().unwrap_or_else(|_| Err(anyhow!("panicked")));
-                end.context(name)
-            })
-            .collect();
-        ends.into_iter().collect::<Result<Vec<()>>>().map(drop)
-    })
+    let lives = KINDS
+        .into_iter()
+        .flat_map(|kind| Users::BOTH.map(|users| (kind, users)));
+    let (of_kinds, of_alone) = (
+        lives.map(|(kind, users)| {
+            let vm = &vm;
+            let name = format!("{}-{users:?}", kind.name).to_lowercase();
+            Box::new(move || life(vm, kind, users, &name).context(name)) as Life<'_>
+        }),
+        Box::new(|| {
+            stopped_between_two_runs(&vm, &alone)?;
+            another_init(&vm, &alone)
+        }) as Life<'_>,
+    );
+    together(of_kinds.chain([of_alone])).map(drop)
 }
+
+type Life<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
 
 /// A whole system comes up twice, and is stopped from outside with the host's users, from inside with its own.
 fn life(vm: &Vm, kind: Kind, users: Users, name: &str) -> Result<()> {

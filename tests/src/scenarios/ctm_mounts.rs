@@ -1,10 +1,9 @@
 //! What a container has mounted: by its definition and while it runs, read-only and not, of the host's folders, files, disks
 //! and memory, with the host's ids and with its own; and nowhere but inside, whatever links it has.
 
-use std::thread;
+use anyhow::{Context, Result, ensure};
 
-use anyhow::{Context, Result, anyhow, ensure};
-
+use super::together::together;
 use crate::vm::{Container, Lab, Users, Vm};
 
 /// Of a partition of the host's.
@@ -34,23 +33,10 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         mke2fs -q -t ext4 -U {UUID} ${{disk}}p2"
     ))?;
     vm.wait_path(&format!("/dev/disk/by-uuid/{UUID}"))?;
-    thread::scope(|scope| {
-        let lives = Users::BOTH.map(|users| {
-            (
-                users,
-                scope.spawn({
-                    let vm = vm.clone();
-                    move || life(&vm, users)
-                }),
-            )
-        });
-        for (users, life) in lives {
-            life.join()
-                .unwrap_or_else(|_| Err(anyhow!("panicked")))
-                .with_context(|| format!("with the ids of {users:?}"))?;
-        }
-        anyhow::Ok(())
-    })?;
+    together(Users::BOTH.map(|users| {
+        let vm = &vm;
+        move || life(vm, users).with_context(|| format!("with the ids of {users:?}"))
+    }))?;
     // Nothing of it is left on the host.
     let left =
         vm.ok("grep -e /run/ctm -e loop /proc/self/mountinfo || true; ls -A /srv/outside; ls /srv/m/a")?;

@@ -14,6 +14,10 @@ match = { vendor = "0403", serial = "A1" }
 [[grant]]
 alias = "stick"
 container = "ctm:box"
+
+[[grant]]
+alias = "stick"
+container = "ctm:crate"
 "#;
 
 /// Ends well when it is asked to, with 9 at SIGUSR1.
@@ -33,6 +37,10 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         refused(&vm)?;
         container.start()?;
         life(&vm, &container)?;
+        undisturbed(&vm, &container, systemd)?;
+        if !systemd {
+            renamed(&vm, &container)?;
+        }
         paused(&vm, &container, &stick, &broker)?;
         looked_at(&vm, systemd)?;
         locked(&vm)?;
@@ -153,6 +161,63 @@ fn life(vm: &Vm, container: &Container) -> Result<()> {
     says(vm, "ctm wait box", 137, "137")?;
     container.start()?;
     granted(container)
+}
+
+/// A process inside opens the device again and again; no verb that leaves it running makes it fail once.
+fn undisturbed(vm: &Vm, container: &Container, systemd: bool) -> Result<()> {
+    let watch = container.watch_open("/dev/ttyUSB0")?;
+    // Without systemd the controllers are nobody's to hand down.
+    let limits = if systemd {
+        "cpu_weight=200 processes=500"
+    } else {
+        "oom_score_adj=100"
+    };
+    vm.ok(&format!(
+        "set -e; verbs() {{ sed 's/#.*//; /^ *$/d' | while read -r line; do eval \"ctm $line\" </dev/null >/dev/null || exit; done; }}
+        export EDITOR='sed -i s/watched/edited/'
+        verbs <<'END'
+        set box description=watched stop_timeout=30 {limits}
+        pause box
+        resume box
+        mount add box /scratch --tmpfs 64k
+        mount add box /etc/late --bind /etc --read-only
+        exec box true
+        exec -u user box -- test -d /scratch
+        mount remove box /scratch
+        mount remove box /etc/late
+        enable box
+        disable box
+        edit box
+        config box
+        status box
+        list
+        ps box
+        stats box
+        du box
+        log box
+        kill -s CONT box
+END
+        grep -q edited /etc/ctm/containers/box.toml; ctm set box description="
+    ))?;
+    let seen = watch.stop()?;
+    let whole = seen
+        .iter()
+        .all(|sighting| sighting.outcome.starts_with("ok char 188:0"));
+    let count: u64 = seen.iter().map(|sighting| sighting.count).sum();
+    ensure!(whole && count > 100, "{seen:?}");
+    Ok(())
+}
+
+/// Under another name, which is granted it as well, it is there at the next start, as the container had made it.
+fn renamed(vm: &Vm, container: &Container) -> Result<()> {
+    container.ok("chmod 600 /dev/ttyUSB0")?;
+    for (from, to) in [("box", "crate"), ("crate", "box")] {
+        let seen = vm.ok(&format!(
+            "ctm stop {from} && ctm rename {from} {to} 2>/dev/null && ctm start {to} && ctm exec {to} -- probe open /dev/ttyUSB0"
+        ))?;
+        ensure!(seen.starts_with("ok char 188:0 600 0:0"), "{seen}");
+    }
+    Ok(())
 }
 
 /// A paused container does nothing, and loses what is unplugged.

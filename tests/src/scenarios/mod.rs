@@ -48,6 +48,7 @@ mod serial_stick;
 mod slow_udev;
 mod stopped_then_started;
 mod taken_number;
+mod together;
 mod usb_fixtures;
 mod varlink_cli;
 
