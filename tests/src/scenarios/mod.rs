@@ -36,7 +36,9 @@ mod kept_node;
 mod limits_alerts;
 mod limits_bite;
 mod limits_disk;
+mod limits_fifty;
 mod limits_live_set;
+mod limits_neighbour;
 mod lost_events;
 mod machine;
 mod minor_reuse;
@@ -119,6 +121,8 @@ pub const ALL: &[Scenario] = &[
     scenario("limits-cpu", "CPU burners have their percentage, their share, their processors", limits_bite::processors),
     scenario("limits-io", "a writer has its bytes and operations a second, lifted under way", limits_bite::disks),
     scenario("limits-live-set", "every limit is set and taken out while a granted device is being opened: no failure; all or nothing", limits_live_set::run),
+    scenario("limits-neighbour", "hog, burner, writer, disk and inode filler, fork bomb in one container; the neighbour's latency before, during, after", limits_neighbour::run),
+    scenario("limits-fifty", "50 containers of 48 MiB with an init and a service in a machine of 3 GiB; memory and disk of each", limits_fifty::run),
     scenario("boot", "systemd starts broker and containers with a device plugged in: it is there before their init", boot::boot),
     scenario("shutdown", "the machine goes down with containers running: nothing lands outside, nothing stale after", boot::shutdown),
     scenario("stopped-then-started", "the device comes, goes and moves while the container is stopped", stopped_then_started::stopped_then_started),

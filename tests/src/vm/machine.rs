@@ -51,32 +51,42 @@ struct Paths {
     disk: PathBuf,
     debian: PathBuf,
     share: PathBuf,
+    memory: Option<&'static str>,
 }
 
 impl Vm {
     pub(crate) fn restore(lab: &Lab) -> Result<Self> {
         let start = Instant::now();
         let saved = lab.saved();
-        let vm = Self::start(lab, new_folder()?, saved.disk(), Some(&saved.state()), false)?;
+        let vm = Self::start(lab, new_folder()?, saved.disk(), Some(&saved.state()), None)?;
         vm.log()
             .add("#", &format!("restored in {} ms", start.elapsed().as_millis()));
         Ok(vm)
     }
 
-    pub(crate) fn boot(lab: &Lab) -> Result<Self> {
+    pub(crate) fn boot(lab: &Lab, memory: Option<&'static str>) -> Result<Self> {
         let folder = new_folder()?;
         let disk = folder.path().join("disk.qcow2");
         state::overlay(&lab.saved().image.disk(), "raw", &disk)?;
-        Self::start(lab, folder, disk, None, true)
+        Self::start(lab, folder, disk, None, memory)
     }
 
-    fn start(lab: &Lab, folder: TempDir, disk: PathBuf, state: Option<&Path>, kept: bool) -> Result<Self> {
+    /// From a state, or from its disk, which it keeps then.
+    fn start(
+        lab: &Lab,
+        folder: TempDir,
+        disk: PathBuf,
+        state: Option<&Path>,
+        memory: Option<&'static str>,
+    ) -> Result<Self> {
+        let kept = state.is_none();
         let paths = Paths {
             kernel: lab.saved().image.kernel(),
             initrd: lab.saved().initrd(),
             disk,
             debian: lab.saved().image.debian(),
             share: lab.share().to_owned(),
+            memory,
         };
         let console = lab.next_console();
         let log = lab.log().clone();
@@ -325,6 +335,7 @@ fn launch(
         forget: !kept,
         share: &paths.share,
         state,
+        memory: paths.memory,
         folder,
         console,
     };

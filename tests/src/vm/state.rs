@@ -116,6 +116,7 @@ fn save(image: &Image, agent: &Path, folder: &Path) -> Result<()> {
             forget: false,
             share: &share,
             state: None,
+            memory: None,
             folder: sockets.path(),
             console: &console,
         },

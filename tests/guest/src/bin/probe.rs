@@ -15,6 +15,8 @@
 //! probe ping IPV4                        as an ordinary user may: prints `answered`, or EACCES
 //! probe await-usb port:3.2|gadget:0:04b8:011f NODES
 //!                                        waits for the device and so many nodes; prints its folder and them
+//! probe beat COUNT FILE                  starts a process, writes 4 KiB to FILE and syncs it, COUNT times; prints the median and the
+//!                                        longest time of one, in microseconds
 //! probe type ROWS COLUMNS STEP... -- COMMAND...
 //!                                        a person at a terminal, outside of containers: ?TEXT waits for it, !TEXT types it,
 //!                                        =ROWS,COLUMNS resizes, -NUMBER signals, . closes the window; prints all it showed,
@@ -28,7 +30,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use devbroker_guest::look::{Face, Outcome, open};
@@ -97,6 +99,10 @@ fn main() -> ExitCode {
                 Err(_) => return usage(),
             }
         }
+        ["beat", count, file] => match count.parse() {
+            Ok(count) => beat(count, Path::new(file)),
+            Err(_) => return usage(),
+        },
         ["await-usb", place, number] => match (Place::parse(place), number.parse()) {
             (Some(place), Ok(number)) => await_usb(&place, number),
             _ => return usage(),
@@ -117,7 +123,7 @@ fn failure(error: &io::Error) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: probe open|stat|watch-open|mknod|ping|hold|hold-opath|wait-path|await-usb|type ... (see its source)";
+    let text = "usage: probe open|stat|watch-open|mknod|ping|hold|hold-opath|wait-path|await-usb|beat|type ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
@@ -267,6 +273,34 @@ fn hold_opath(path: &Path) -> io::Result<bool> {
         let (outcome, _file) = open(&again, false);
         say(outcome)?;
     }
+    Ok(true)
+}
+
+fn beat(count: u32, file: &Path) -> io::Result<bool> {
+    let mut times = (0..count)
+        .map(|_| {
+            let begin = Instant::now();
+            Command::new("/proc/self/exe")
+                .args(["stat", "/"])
+                .stdout(Stdio::null())
+                .status()?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(file)?;
+            file.write_all(&[b'x'; 4096])?;
+            file.sync_data()?;
+            Ok(begin.elapsed().as_micros())
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    times.sort_unstable();
+    let at = |index: usize| times.get(index).copied().unwrap_or_default();
+    say(format!(
+        "{} {}",
+        at(times.len() / 2),
+        at(times.len().saturating_sub(1))
+    ))?;
     Ok(true)
 }
 

@@ -1,0 +1,111 @@
+//! Fifty containers of 48 MiB in a machine of 3 GiB, each with an init and one service, as the author of the 2008 article ran them:
+//! all answer, and what they take is written into the log.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::vm::{Lab, Vm};
+
+/// How many.
+const COUNT: u64 = 50;
+/// What one of his took on the disk.
+const HIS_DISK: u64 = 270 << 20;
+const LONG: Duration = Duration::from_secs(400);
+
+pub(super) fn run(lab: &Lab) -> Result<()> {
+    let vm = lab.boot_with("3G")?;
+    vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf; mkdir -p /etc/ctm/profiles")?;
+    let memory = number(&vm, "awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo")?;
+    ensure!(memory <= 3 << 30, "the machine has {memory} bytes");
+    vm.put(
+        "/etc/ctm/profiles/small.toml",
+        "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
+    )?;
+    let start = "set -e
+         one() {
+             ctm create c$1 --userns --profile small --tar /srv/rootfs.tar --init /bin/busybox httpd -f -p 80 -h /etc
+             ctm start c$1
+         }
+         export -f one";
+    vm.ok(&format!("{start}; one 1"))?;
+    let (first, disk_before) = (free(&vm)?, disk(&vm)?);
+    // Two at a time, as there are two processors.
+    vm.run_within(
+        LONG,
+        &format!("{start}; seq 2 {COUNT} | xargs -P 2 -n 1 bash -c 'one $0' >/dev/null"),
+    )?
+    .success()
+    .then_some(())
+    .context("not all of them started")?;
+    let (last, disk_after) = (free(&vm)?, disk(&vm)?);
+    let up = number(&vm, "ctm list --json | grep -c '\"running\"'")?;
+    ensure!(up == COUNT, "{up} of {COUNT} run");
+    // Each one's service answers, in its own namespaces, beside its init.
+    let answers = vm.ok(
+        "for cgroup in /sys/fs/cgroup/ctm/c*/container; do
+             pid=$(head -n 1 $cgroup/cgroup.procs)
+             ip=$(nsenter -t $pid -n -- bash -c 'ip link set lo up; exec 3<>/dev/tcp/127.0.0.1/80' 2>&1 && echo up)
+             echo $(wc -l <$cgroup/cgroup.procs) $ip
+         done | sort | uniq -c | xargs",
+    );
+    ensure!(
+        answers.as_deref().is_ok_and(|said| said == "50 2 up"),
+        "{answers:?}"
+    );
+    let held = number(
+        &vm,
+        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { print sum }'",
+    )?;
+    let supervisors = number(
+        &vm,
+        "cat /sys/fs/cgroup/ctm/c*/supervisor/memory.current | awk '{ sum += $1 } END { print sum }'",
+    )?;
+    let guaranteed = number(&vm, "cat /sys/fs/cgroup/ctm/memory.min")?;
+    ensure!(
+        guaranteed == COUNT * (48 << 20) && guaranteed < memory,
+        "{guaranteed} bytes are guaranteed of {memory}"
+    );
+    let kills = vm.ok("grep -h '^oom_kill [1-9]' /sys/fs/cgroup/ctm/c*/container/memory.events; true")?;
+    ensure!(kills.is_empty(), "{kills}");
+    let own = (disk_after - disk_before) / (COUNT - 1);
+    let base = number(&vm, "du -s --block-size=1 /var/lib/ctm/.bases | cut -f 1")?;
+    let each = own + base / COUNT;
+    vm.log().add(
+        "figures",
+        &format!(
+            "{COUNT} containers in {} MiB: each holds {} KiB, its supervisor {} KiB, the machine has {} KiB less for each; on the disk each \
+             takes {} KiB, with its part of the shared base of {} KiB {} KiB (his: {} KiB); {} MiB are guaranteed, {} MiB available",
+            memory >> 20,
+            held / COUNT / 1024,
+            supervisors / COUNT / 1024,
+            first.saturating_sub(last) / (COUNT - 1) / 1024,
+            own / 1024,
+            base / 1024,
+            each / 1024,
+            HIS_DISK / 1024,
+            guaranteed >> 20,
+            last >> 20
+        ),
+    );
+    ensure!(each <= HIS_DISK / 10, "each takes {each} bytes on the disk");
+    Ok(())
+}
+
+fn number(vm: &Vm, script: &str) -> Result<u64> {
+    let text = vm.ok(script)?;
+    text.trim().parse().with_context(|| format!("{script}: {text}"))
+}
+
+/// Memory that is there for more.
+fn free(vm: &Vm) -> Result<u64> {
+    number(vm, "awk '/^MemAvailable/ { print $2 * 1024 }' /proc/meminfo")
+}
+
+/// What ctm has on the disk, of which containers share parts.
+fn disk(vm: &Vm) -> Result<u64> {
+    number(
+        vm,
+        "du -xs --block-size=1 /var/lib/ctm /etc/ctm | awk '{ sum += $1 } END { print sum }'",
+    )
+}
