@@ -133,8 +133,8 @@ pub(super) fn release(folder: &Folder<'_>) -> Result<Option<Left>> {
 }
 
 impl Left {
-    /// Removes the group. A kernel that still clears the subvolume away removes it itself (Linux 6.11), an older one leaves it
-    /// without a limit.
+    /// Removes the group. A kernel that still clears the subvolume away refuses; it removes the group itself later (Linux 6.11),
+    /// or leaves it, without a limit.
     pub(super) fn remove(self) {
         use std::os::fd::AsFd;
         if let Err(error) = sys::quota_group(self.above.as_fd(), self.number, false) {
