@@ -93,6 +93,9 @@ pub(crate) fn reload() -> Result<(), ServiceError> {
     ask("daemon-reload", &[])
 }
 
+/// Where systemd keeps such properties, `UNIT.d/50-PROPERTY.conf` (`systemd.unit(5)`).
+pub(crate) const CONTROL: &str = "/run/systemd/system.control";
+
 /// Has systemd keep properties of a unit until the machine is booted again.
 pub(crate) fn set_until_reboot(
     unit: &str,

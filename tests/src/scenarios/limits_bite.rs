@@ -45,7 +45,8 @@ const MIB: u64 = 1 << 20;
 /// A hog is ended at the limit, a writer slowed at the barrier, what is kept stays while others give theirs.
 pub(super) fn memory(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
-    vm.ok("echo 4 >/proc/sys/vm/nr_hugepages; mkdir -p /srv/huge; mount -t hugetlbfs -o mode=1777 none /srv/huge")?;
+    vm.ok("echo 4 >/proc/sys/vm/nr_hugepages; mkdir -p /srv/huge; mount -t hugetlbfs -o mode=1777 none /srv/huge
+           mkdir -p /var/lib/lxcfs/proc; echo 'MemTotal: 40960 kB' >/var/lib/lxcfs/proc/meminfo")?;
     let limits = "memory_limit=40M swap_limit=0 shm=2M ptys=3 'hugepages={\"2M\"=\"4M\"}' tcp_receive_buffer=64K \
                   'rlimits={nofile=\"40:50\",core=0}' oom_score_adj=300";
     let box_ = limited(&vm, "box", Users::Own, limits)?;
@@ -91,15 +92,24 @@ pub(super) fn memory(lab: &Lab) -> Result<()> {
             && !said.stderr.is_empty(),
         "of processes: {said:?}"
     );
-    // Nothing of it is to be changed from inside.
-    let said = box_.run(
-        "for f in memory.max memory.high memory.min pids.max cpu.max io.max cpuset.cpus; do echo max >/sys/fs/cgroup/$f && echo changed $f; done; \
-         echo 4096 131072 6291456 >/proc/sys/net/ipv4/tcp_rmem && echo changed; echo 0 >/proc/1/oom_score_adj && echo changed; \
-         mount -o remount,size=9M /dev/shm && echo changed; true",
-    )?;
-    ensure!(!said.stdout.contains("changed"), "lifted from inside: {said:?}");
+    cannot_lift(&box_)?;
+    // As lxcfs has it; its own files are not here.
+    let said = box_.ok("cat /proc/meminfo; head -n 1 /proc/uptime | wc -w")?;
+    ensure!(said == "MemTotal: 40960 kB\n2", "/proc: {said}");
     box_.destroy()?;
     kept(&vm)
+}
+
+/// Nothing of it is to be changed from inside, with ids of its own or as the host's root by number.
+fn cannot_lift(container: &Container) -> Result<()> {
+    let said = container.run(
+        "for f in memory.max memory.high memory.min pids.max cpu.max io.max cpuset.cpus cpu.weight; do \
+             echo max >/sys/fs/cgroup/$f && echo changed $f; echo 100 >/sys/fs/cgroup/$f && echo changed $f; done; \
+         echo 4096 131072 6291456 >/proc/sys/net/ipv4/tcp_rmem && echo changed tcp_rmem; \
+         echo -5 >/proc/1/oom_score_adj && echo changed oom_score_adj; mount -o remount,size=9M /dev/shm && echo changed shm; true",
+    )?;
+    ensure!(!said.stdout.contains("changed"), "lifted from inside: {said:?}");
+    Ok(())
 }
 
 /// Three containers have cached as much each; a hog on the host takes memory, from the one to which nothing is guaranteed.
@@ -110,6 +120,9 @@ fn kept(vm: &Vm) -> Result<()> {
         ("free", "shm=1M"),
     ] {
         let container = limited(vm, name, Users::Host, limits)?;
+        if name == "kept" {
+            cannot_lift(&container)?;
+        }
         container.ok("dd if=/dev/zero of=/file bs=1M count=22 conv=fsync 2>/dev/null")?;
     }
     let sums = "cd /sys/fs/cgroup/ctm; cat memory.{min,low} {kept,soft,free}/memory.min | xargs";

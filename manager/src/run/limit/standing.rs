@@ -125,6 +125,10 @@ impl Standing {
         if Self::of(&run.cgroup) == self {
             return Ok(());
         }
+        // What an administrator's own file says of the unit counts where the definition says nothing.
+        if self == Self::default() && run.systemd && !is_said(&run.cgroup) {
+            return Ok(());
+        }
         // The sum is read and written by one at a time.
         let _lock = lock::guarantees(layout)?;
         let [min, low] = self.guarantee.said();
@@ -179,6 +183,15 @@ impl Standing {
             io: weight("io.weight"),
         }
     }
+}
+
+/// Whether systemd was told by us.
+fn is_said(unit: &Cgroup) -> bool {
+    unit.path().file_name().is_some_and(|name| {
+        let mut folder = Path::new(service::CONTROL).join(name).into_os_string();
+        folder.push(".d");
+        Path::new(&folder).is_dir()
+    })
 }
 
 fn content(cgroup: &Cgroup, file: &str) -> String {
