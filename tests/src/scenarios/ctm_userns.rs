@@ -81,13 +81,8 @@ fn owners(vm: &Vm) -> Result<()> {
             "touch {root}/etc/theirs
             ctm exec -u user {name} -- touch /tmp/users; ctm exec {name} -- sh -c '
             touch /roots; chown saned /etc/group; stat -c %u:%g / /bin/busybox /roots /etc/group /tmp/users /etc/theirs
-            chown 0 /etc/theirs && echo mine'"
-        ));
-        let inside = inside.or_else(|_| {
-            vm.ok(&format!(
-                "ctm exec {name} -- stat -c %u:%g / /bin/busybox /roots /etc/group /tmp/users /etc/theirs"
-            ))
-        })?;
+            chown 0 /etc/theirs 2>/dev/null && echo mine; true'"
+        ))?;
         let theirs = if first == 0 { "0:0\nmine" } else { "65534:65534" };
         ensure!(
             inside == format!("0:0\n0:0\n0:0\n114:0\n1000:1000\n{theirs}"),
