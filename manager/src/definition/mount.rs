@@ -119,13 +119,6 @@ fn file_system(value: &Value<'_>) -> Result<String, Fault> {
 }
 
 impl MountDefinition {
-    /// Which of a definition's mounts the runtime makes, and which we do once it has, in this order: one that follows the
-    /// host's, and what comes after it, which may lie on it. crun cuts what it binds off from the host.
-    pub(crate) fn by_whom(all: &[Self]) -> (&[Self], &[Self]) {
-        let first = all.iter().position(|mount| mount.follow).unwrap_or(all.len());
-        all.split_at(first)
-    }
-
     /// As a definition has it.
     pub(crate) fn to_toml(&self) -> InlineTable {
         let mut table = InlineTable::new();

@@ -288,8 +288,8 @@ pub(crate) fn start(
             held: host.held.for_new(),
         },
     ]);
-    let (_, ours) = MountDefinition::by_whom(&definition.mounts);
-    steps.extend(ours.iter().map(|mount| Step::Mount {
+    // crun would cut off from the host what it binds, also what is to follow it, and older ones leave restrictions out.
+    steps.extend(definition.mounts.iter().map(|mount| Step::Mount {
         mount: mount.clone(),
         ids: definition.ids,
     }));
@@ -349,6 +349,7 @@ mod tests {
                 "write /run/ctm/scan/bundle/config.json",
                 "crun create in cgroup /ctm/scan/container",
                 "hold it to no limits",
+                "mount /first in the container",
                 "mount /srv in the container",
                 "mount /srv/a in the container",
                 "attach the device program, pinned in /sys/fs/bpf/devbroker/0000000000000001",

@@ -3,7 +3,7 @@
 //! Every device is allowed here: what holds the container is the broker's device program, attached before the first
 //! process runs. crun would otherwise attach one of its own, and two programs that both must agree cannot be opened up.
 
-use crate::definition::{Definition, MountDefinition, MountSource};
+use crate::definition::Definition;
 use crate::ids::Ids;
 use crate::layout::RunFolder;
 use crate::run::limit;
@@ -259,32 +259,7 @@ fn mounts(definition: &Definition, run: &RunFolder, shm: u64) -> Result<Vec<Moun
             &["nosuid", "nodev", "mode=1777", "size=50%"],
         )?);
     }
-    let (by_crun, _) = MountDefinition::by_whom(&definition.mounts);
-    for own in by_crun {
-        all.push(own_mount(own, definition.ids, run)?);
-    }
     Ok(all)
-}
-
-/// What the definition mounts. Whatever it is, set-id programs and devices in it are without effect.
-fn own_mount(own: &MountDefinition, ids: Ids, run: &RunFolder) -> Result<Mount, OciSpecError> {
-    let bind = ["bind", "private"];
-    let access = if own.read_only { "ro" } else { "rw" };
-    let size;
-    let (typ, source, mut options) = match &own.source {
-        MountSource::Bind(path) => ("bind", path.clone(), bind.to_vec()),
-        MountSource::Uuid(uuid) => ("bind", run.volume(uuid), bind.to_vec()),
-        MountSource::Tmpfs(bytes) => {
-            size = format!("size={bytes}");
-            ("tmpfs", "tmpfs".into(), vec!["mode=755", size.as_str()])
-        }
-    };
-    options.extend(["nosuid", "nodev", access]);
-    if own.own_ids && ids != Ids::Host {
-        // The container's own map, which crun has at hand.
-        options.push("idmap");
-    }
-    mount_at(&own.target, typ, source, &options)
 }
 
 fn mount(
@@ -477,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_the_definition_come_last_but_those_that_follow_the_host() {
+    fn mounts_of_the_definition_are_not_the_runtime_s() {
         let layout = Layout::default();
         let text = "userns = false\ndomain = \"example.org\"\nmount = [{ bind = \"/srv/a\", target = \"/a\", read_only = true },\
                     { tmpfs = \"1M\", target = \"/c\" }, { uuid = \"12-34\", target = \"/d\" },\
@@ -491,14 +466,6 @@ mod tests {
         .unwrap();
         let spec = made_of(&definition);
         assert_eq!(spec["domainname"], json!("example.org"));
-        let mounts = spec["mounts"].as_array().unwrap();
-        assert_eq!(
-            json!(mounts[mounts.len() - 3..]),
-            json!([
-                { "destination": "/a", "type": "bind", "source": "/srv/a", "options": ["bind", "private", "nosuid", "nodev", "ro"] },
-                { "destination": "/c", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "size=1M", "nosuid", "nodev", "rw"] },
-                { "destination": "/d", "type": "bind", "source": "/run/ctm/scan/volumes/12-34", "options": ["bind", "private", "nosuid", "nodev", "rw"] },
-            ])
-        );
+        assert_eq!(spec["mounts"], made(Ids::Host)["mounts"]);
     }
 }
