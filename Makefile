@@ -1,6 +1,7 @@
 # make check        everything: formatting, lints, tests, root tests, scenarios in the virtual machine (needs root)
 # make check-fast   what needs neither root nor the virtual machine
 # make scenarios    lists the scenarios;  make scenario NAME=...  runs one and keeps its log
+# make soak         the scenarios that take too long for every check
 # make bench        how fast a device is in its container, beside the bare system calls and a script; on the host, needs root; N=1000
 # make demo         the whole story on an emulated printer, in the virtual machine; HOST=1: on this host, with a loop device
 # make build, image, prereqs, install DESTDIR= PREFIX=, clean
@@ -17,7 +18,7 @@ export CARGO IMAGE
 
 scenario = $(CARGO) run --quiet -p devbroker-tests --bin scenario --
 
-.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario demo bench image install clean
+.PHONY: all prereqs prereqs-build build check check-fast scenarios scenario soak demo bench image install clean
 
 all: build
 
@@ -43,6 +44,9 @@ scenarios: prereqs-build
 scenario: prereqs
 	@test -n "$(NAME)" || { echo "which scenario? make scenario NAME=...; make scenarios lists them" >&2; exit 2; }
 	@$(scenario) run $(NAME) --jobs $(JOBS)
+
+soak: prereqs
+	@$(scenario) soak
 
 ifdef HOST
 demo: prereqs-build

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::scenarios::{ALL, Scenario};
+use crate::scenarios::{ALL, SOAK, Scenario};
 use crate::vm::Lab;
 use crate::vm::image::{Image, Suite};
 use crate::vm::state::Saved;
@@ -159,13 +159,13 @@ fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// The scenarios of these names; all, if there are none.
+/// The scenarios of these names; all that `make check` runs, if there are none.
 pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
     }
     let named = |name: &String| {
-        let found = ALL.iter().find(|scenario| scenario.name == name);
+        let found = ALL.iter().chain(SOAK).find(|scenario| scenario.name == name);
         found
             .copied()
             .with_context(|| format!("no scenario is named {name}: `make scenarios` lists them"))
@@ -276,8 +276,9 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_found() {
-        let names: BTreeSet<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-        assert_eq!(names.len(), ALL.len());
+        let all = ALL.iter().chain(SOAK);
+        let names: BTreeSet<&str> = all.clone().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), all.count());
         assert_eq!(select(&["usb-fixtures".to_owned()]).unwrap().len(), 1);
         assert!(select(&["no-such".to_owned()]).is_err());
         assert_eq!(select(&[]).unwrap().len(), ALL.len());

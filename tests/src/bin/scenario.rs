@@ -4,6 +4,7 @@
 //! scenario list
 //! scenario run NAME... [--jobs N]
 //! scenario all [--jobs N]             the last line is "N passed, N failed"
+//! scenario soak [--jobs N]            those that take too long for every check
 //! scenario demo                       tells the whole story; the last line is "demo: ok"
 //! scenario demo --host [PROGRAMS]     the same on the host itself, with the programs of a folder, or built
 //! scenario demo --host-qualifies      says why that cannot be, missing packages apart
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use devbroker_tests::demo;
 use devbroker_tests::runner::{Bench, programs, select};
-use devbroker_tests::scenarios::ALL;
+use devbroker_tests::scenarios::{ALL, SOAK};
 use devbroker_tests::traps;
 
 fn main() -> ExitCode {
@@ -46,21 +47,25 @@ fn run() -> Result<bool> {
     }
     let mut out = io::stdout();
     if names.is_empty() {
-        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], demo, traps, image or shell");
+        bail!("what to do? list, run NAME... [--jobs N], all [--jobs N], soak, demo, traps, image or shell");
     }
     let verb = names.remove(0);
     match verb.as_str() {
         "list" => {
-            for scenario in ALL {
+            for scenario in ALL.iter().chain(SOAK) {
                 writeln!(out, "{:24} {}", scenario.name, scenario.about)?;
             }
             Ok(true)
         }
-        "run" | "all" => {
+        "run" | "all" | "soak" => {
             if verb == "run" && names.is_empty() {
                 bail!("which scenario? `scenario list` names them");
             }
-            let scenarios = select(&names)?;
+            let scenarios = if verb == "soak" {
+                SOAK.to_vec()
+            } else {
+                select(&names)?
+            };
             let tally = Bench::prepare(&mut out)?.run(&scenarios, jobs, &mut out)?;
             writeln!(out, "{} passed, {} failed", tally.passed, tally.failed)?;
             Ok(tally.failed == 0)

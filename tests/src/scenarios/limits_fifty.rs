@@ -14,14 +14,8 @@ const HIS_DISK: u64 = 270 << 20;
 const LONG: Duration = Duration::from_secs(400);
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
-    let vm = lab.boot_with("3G")?;
-    vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf; mkdir -p /etc/ctm/profiles")?;
+    let vm = machine(lab)?;
     let memory = number(&vm, "awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo")?;
-    ensure!(memory <= 3 << 30, "the machine has {memory} bytes");
-    vm.put(
-        "/etc/ctm/profiles/small.toml",
-        "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
-    )?;
     let start = "set -e
          one() {
              ctm create c$1 --userns --profile small --tar /srv/rootfs.tar --init /bin/busybox httpd -f -p 80 -h /etc
@@ -86,6 +80,64 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
             HIS_DISK / 1024,
             guaranteed >> 20,
             last >> 20
+        ),
+    );
+    ensure!(each <= HIS_DISK / 10, "each takes {each} bytes on the disk");
+    Ok(())
+}
+
+/// A machine of 3 GiB, with a profile for containers of 48 MiB.
+fn machine(lab: &Lab) -> Result<Vm> {
+    let vm = lab.boot_with("3G")?;
+    vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf; mkdir -p /etc/ctm/profiles")?;
+    let memory = number(&vm, "awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo")?;
+    ensure!(memory <= 3 << 30, "the machine has {memory} bytes");
+    vm.put(
+        "/etc/ctm/profiles/small.toml",
+        "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
+    )?;
+    Ok(vm)
+}
+
+/// The same with a whole Debian in each, whose systemd comes up within its 48 MiB.
+pub(super) fn systemd(lab: &Lab) -> Result<()> {
+    const HOURS: Duration = Duration::from_secs(3 * 3600);
+    let vm = machine(lab)?;
+    vm.ok("mkdir -p /srv/debian && mount -o ro,noatime /dev/vdb /srv/debian")?;
+    let script = format!(
+        "set -e
+         one() {{
+             ctm create c$1 --userns --profile small --rootfs /srv/debian/systemd
+             ctm start c$1
+             ctm exec c$1 -- systemctl is-system-running --wait
+         }}
+         export -f one
+         one 1
+         seq 2 {COUNT} | xargs -P 2 -n 1 bash -c 'one $0'"
+    );
+    let said = vm.run_within(HOURS, &script)?;
+    ensure!(
+        said.status == 0 && said.stdout.lines().filter(|line| *line == "running").count() == 50,
+        "{said:?}"
+    );
+    let up = number(&vm, "ctm list --json | grep -c '\"running\"'")?;
+    ensure!(up == COUNT, "{up} of {COUNT} run");
+    let held = number(
+        &vm,
+        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { print sum }'",
+    )?;
+    let base = number(&vm, "du -s --block-size=1 /var/lib/ctm/.bases | cut -f 1")?;
+    let each = disk(&vm)? / COUNT;
+    vm.log().add(
+        "figures",
+        &format!(
+            "{COUNT} Debians with systemd: each holds {} KiB, {} MiB available; on the disk each takes {} KiB with its part of the base \
+             of {} KiB (his: {} KiB)",
+            held / COUNT / 1024,
+            free(&vm)? >> 20,
+            each / 1024,
+            base / 1024,
+            HIS_DISK / 1024
         ),
     );
     ensure!(each <= HIS_DISK / 10, "each takes {each} bytes on the disk");

@@ -151,3 +151,9 @@ pub const ALL: &[Scenario] = &[
     scenario("machine", "commands, files, the probe, installing, a disk that outlives reboots", machine::run),
     scenario("usb-fixtures", "printer, scanner, serial ports, sticks, hub and disk work with real udev", usb_fixtures::run),
 ];
+
+/// What takes too long for every check: `make soak`, or by its name.
+#[rustfmt::skip]
+pub const SOAK: &[Scenario] = &[
+    scenario("soak-fifty", "fifty whole Debians with systemd, 48 MiB each, in a machine of 3 GiB", limits_fifty::systemd),
+];
