@@ -328,7 +328,7 @@ impl fmt::Display for PageSize {
 }
 
 /// How soon a process is ended where memory is short: -1000 (never) to 1000 (first).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct OomScore(pub(super) i16);
 
 impl OomScore {

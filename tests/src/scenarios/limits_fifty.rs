@@ -15,7 +15,10 @@ const LONG: Duration = Duration::from_secs(400);
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = machine(lab)?;
-    let memory = number(&vm, "awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo")?;
+    let memory = number(
+        &vm,
+        "awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo",
+    )?;
     let start = "set -e
          one() {
              ctm create c$1 --userns --profile small --tar /srv/rootfs.tar --init /bin/busybox httpd -f -p 80 -h /etc
@@ -49,11 +52,11 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     );
     let held = number(
         &vm,
-        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { print sum }'",
+        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
     )?;
     let supervisors = number(
         &vm,
-        "cat /sys/fs/cgroup/ctm/c*/supervisor/memory.current | awk '{ sum += $1 } END { print sum }'",
+        "cat /sys/fs/cgroup/ctm/c*/supervisor/memory.current | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
     )?;
     let guaranteed = number(&vm, "cat /sys/fs/cgroup/ctm/memory.min")?;
     ensure!(
@@ -90,7 +93,10 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
 fn machine(lab: &Lab) -> Result<Vm> {
     let vm = lab.boot_with("3G")?;
     vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf; mkdir -p /etc/ctm/profiles")?;
-    let memory = number(&vm, "awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo")?;
+    let memory = number(
+        &vm,
+        "awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo",
+    )?;
     ensure!(memory <= 3 << 30, "the machine has {memory} bytes");
     vm.put(
         "/etc/ctm/profiles/small.toml",
@@ -124,7 +130,7 @@ pub(super) fn systemd(lab: &Lab) -> Result<()> {
     ensure!(up == COUNT, "{up} of {COUNT} run");
     let held = number(
         &vm,
-        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { print sum }'",
+        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
     )?;
     let base = number(&vm, "du -s --block-size=1 /var/lib/ctm/.bases | cut -f 1")?;
     let each = disk(&vm)? / COUNT;
@@ -151,13 +157,16 @@ fn number(vm: &Vm, script: &str) -> Result<u64> {
 
 /// Memory that is there for more.
 fn free(vm: &Vm) -> Result<u64> {
-    number(vm, "awk '/^MemAvailable/ { print $2 * 1024 }' /proc/meminfo")
+    number(
+        vm,
+        "awk '/^MemAvailable/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo",
+    )
 }
 
 /// What ctm has on the disk, of which containers share parts.
 fn disk(vm: &Vm) -> Result<u64> {
     number(
         vm,
-        "du -xs --block-size=1 /var/lib/ctm /etc/ctm | awk '{ sum += $1 } END { print sum }'",
+        "du -xs --block-size=1 /var/lib/ctm /etc/ctm | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
     )
 }

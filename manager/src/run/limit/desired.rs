@@ -212,6 +212,7 @@ pub(super) fn desired(limits: &Limits, host: &Host) -> Held {
         },
         tcp: [buffer(limits.tcp_receive_buffer), buffer(limits.tcp_send_buffer)],
         // A tmpfs that had no limit cannot be given one later.
+        score: limits.oom_score_adj,
         shm: limits.shm.of(host.memory).at().unwrap_or(host.memory),
     }
 }

@@ -219,19 +219,29 @@ const fn resource(limit: Rlimit) -> Resource {
     }
 }
 
-/// Gives every process this score.
-pub(super) fn oom_score(cgroup: &Cgroup, score: OomScore) -> Result<(), LimitError> {
-    let failed = |source| LimitError::Live {
+fn no_score(source: io::Error) -> LimitError {
+    LimitError::Live {
         key: "oom_score_adj",
         source,
         remedy: "only the host's root may change it",
-    };
-    for_each_process(cgroup, failed, |pid| {
-        fs::write(
-            format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()),
-            score.get().to_string(),
-        )
-    })
+    }
+}
+
+fn write_score(pid: Pid, score: OomScore) -> io::Result<()> {
+    fs::write(
+        format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()),
+        score.get().to_string(),
+    )
+}
+
+/// Gives every process this score.
+pub(super) fn oom_score(cgroup: &Cgroup, score: OomScore) -> Result<(), LimitError> {
+    for_each_process(cgroup, no_score, |pid| write_score(pid, score))
+}
+
+/// Gives it to the first process, which is still waiting, and so to all that come of it.
+pub(super) fn oom_score_of_first(init: ProcessId, score: OomScore) -> Result<(), LimitError> {
+    Pid::from_raw(init.pid).map_or(Ok(()), |pid| write_score(pid, score).map_err(no_score))
 }
 
 #[cfg(test)]

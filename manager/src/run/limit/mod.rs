@@ -13,7 +13,7 @@ mod standing;
 pub(crate) use desired::{Host, oci_rlimits};
 pub(crate) use inside::devpts_options;
 
-use crate::definition::Definition;
+use crate::definition::{Definition, OomScore};
 use crate::host::HostError;
 use crate::ids::Ids;
 use crate::layout::Layout;
@@ -105,6 +105,8 @@ pub(crate) struct Held {
     pub(crate) tcp: [Option<u64>; 2],
     /// The size of its /dev/shm.
     pub(crate) shm: u64,
+    /// How soon its processes are ended.
+    pub(crate) score: OomScore,
 }
 
 /// What a start has to know of the host.
@@ -169,6 +171,8 @@ impl Held {
     pub(crate) fn hold(&self, layout: &Layout, run: &Run, init: ProcessId) -> Result<(), LimitError> {
         write(&run.container(), &self.settings)?;
         self.standing.settle(layout, run)?;
+        // The runtime may have written it when it had given up the capability: then the container could lower it to what ctm has.
+        inside::oom_score_of_first(init, self.score)?;
         if self.tcp.iter().any(Option::is_some) {
             inside::tcp_buffers(init, self.tcp)?;
         }
