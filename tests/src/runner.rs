@@ -105,13 +105,25 @@ impl Bench {
         Ok(tally)
     }
 
-    /// Runs one scenario on a thread of its own, whose panic is its failure.
+    /// Runs one scenario, and once more where it was the emulator that failed.
     fn one(&self, scenario: &Scenario) -> Result<()> {
         let lab = self.lab(scenario.name)?;
+        let result = Self::once(scenario, &lab);
+        if result.is_err() && lab.emulator_failed() {
+            let lab = self.lab(scenario.name)?;
+            lab.log()
+                .add("again", "the emulator's kernel died of code that it was patching");
+            return Self::once(scenario, &lab);
+        }
+        result
+    }
+
+    /// Runs one scenario on a thread of its own, whose panic is its failure.
+    fn once(scenario: &Scenario, lab: &Lab) -> Result<()> {
         let result = thread::scope(|scope| {
             let thread = thread::Builder::new().name(scenario.name.to_owned());
             let ran = thread.spawn_scoped(scope, || {
-                let result = (scenario.run)(&lab);
+                let result = (scenario.run)(lab);
                 if result.is_err() {
                     lab.post_mortem();
                 }

@@ -151,10 +151,12 @@ pub(super) fn shutdown(lab: &Lab) -> Result<()> {
 
     // What a shutdown may do in any order: the file system goes while the container still runs.
     let plain = office.containers.first().context("no container")?;
-    vm.ok("umount -l /run/ctm/office-plain/devfs
-        echo '' >/sys/kernel/config/usb_gadget/epson/UDC; udevadm settle
-        echo dummy_udc.0 >/sys/kernel/config/usb_gadget/epson/UDC; udevadm settle
-        env -i PATH=$PATH /usr/lib/devbroker/hook --wait")?;
+    vm.ok("umount -l /run/ctm/office-plain/devfs; echo '' >/sys/kernel/config/usb_gadget/epson/UDC")?;
+    vm.until("! lsusb -d 04b8:011f")?;
+    vm.ok(
+        "echo dummy_udc.0 >/sys/kernel/config/usb_gadget/epson/UDC; probe await-usb gadget:0:04b8:011f 1
+        udevadm settle; env -i PATH=$PATH /usr/lib/devbroker/hook --wait",
+    )?;
     ensure!(
         vm.ok("find /run/ctm/office-plain/devfs -mindepth 1")?.is_empty(),
         "a node landed outside"

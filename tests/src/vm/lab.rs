@@ -1,5 +1,6 @@
 //! What a scenario is given: machines, and the programs to try in them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -64,6 +65,14 @@ impl Lab {
             .push(vm.clone());
     }
 
+    /// Whether a machine ended by a fault of the emulator's and not by ours.
+    pub(crate) fn emulator_failed(&self) -> bool {
+        let started = self.started.load(Ordering::Relaxed);
+        (1..=started).any(|number| {
+            fs::read(self.console(number)).is_ok_and(|text| is_emulators(&String::from_utf8_lossy(&text)))
+        })
+    }
+
     /// Lets all machines tell their logs what one wants to know after a failure.
     pub(crate) fn post_mortem(&self) {
         for vm in self
@@ -88,8 +97,31 @@ impl Lab {
 
     /// Where the next machine's console goes: `NAME.1.console`, `NAME.2.console`, ...
     pub(crate) fn next_console(&self) -> PathBuf {
-        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        self.console(self.started.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn console(&self, number: u32) -> PathBuf {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
         self.folder.with_file_name(format!("{name}.{number}.console"))
+    }
+}
+
+/// Whether the kernel died of code that it was just patching (`text_poke_bp_batch` in `arch/x86/kernel/alternative.c`): one of QEMU's
+/// processors may still run the breakpoint that another has taken out, which no real one does and no program brings about.
+fn is_emulators(console: &str) -> bool {
+    console.contains("Oops: int3:") && console.contains("Kernel panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_a_panic_is() {
+        let oops =
+            "[    1.319458] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\nRIP: 0010:sched_clock_cpu+0x9/0x1d0\n";
+        let panic = "Kernel panic - not syncing: Fatal exception in interrupt\n";
+        assert!(is_emulators(&format!("{oops}{panic}")));
+        assert!(!is_emulators(oops) && !is_emulators(panic) && !is_emulators(""));
     }
 }
