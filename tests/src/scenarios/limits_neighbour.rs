@@ -12,12 +12,13 @@ const SOON: Duration = Duration::from_secs(100);
 /// What it may have.
 const LIMITS: &str = "memory_limit=64M swap_limit=0 processes=48 cpu_limit=60% cpu_weight=20 io_weight=20 disk_space=40M disk_inodes=1500";
 
-/// Each goes on for ever, whatever happens to it.
-const HARM: [&str; 5] = [
+/// Fills the disk, and then tries to go on.
+const FILLER: &str = "dd if=/dev/zero of=/filled bs=256k; while :; do dd if=/dev/zero of=/filled bs=64k conv=notrunc count=4 oflag=append; done";
+/// Each goes on until the kernel ends it for want of memory, whichever that is.
+const HARM: [&str; 4] = [
     "while :; do dd if=/dev/zero of=/dev/null bs=100M count=1; done",
     "while :; do :; done",
     "while :; do dd if=/dev/zero of=/written bs=64k count=160 conv=fsync; done",
-    "dd if=/dev/zero of=/filled bs=256k; while :; do dd if=/dev/zero of=/filled bs=64k conv=notrunc count=4 oflag=append; done",
     "mkdir /many; i=0; while :; do >/many/$i; i=$((i+1)); done",
 ];
 const BOMB: &str = "b() { b | b & }; b; while :; do :; done";
@@ -44,20 +45,21 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     beat(&neighbour)?;
     let before = beat(&neighbour)?;
 
-    let jobs = HARM
-        .iter()
-        .chain([&BOMB])
-        .map(|script| {
-            vm.start_job(&format!(
-                "exec ctm exec harm -- /bin/sh -c '{script}' 2>/dev/null"
-            ))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let start = |script: &str| {
+        vm.start_job(&format!(
+            "exec ctm exec harm -- /bin/sh -c '{script}' 2>/dev/null"
+        ))
+    };
+    // First what the hog could have ended before it has done its harm.
+    let mut jobs = vec![start(FILLER)?];
+    vm.until("[ $(du -sk /var/lib/ctm/harm | cut -f 1) -ge 30000 ]")?;
+    for script in HARM.iter().chain([&BOMB]) {
+        jobs.push(start(script)?);
+    }
     let cgroup = "/sys/fs/cgroup/ctm/harm/container";
     vm.until(&format!(
         "cd {cgroup}; grep -q '^oom_kill [1-9]' memory.events && grep -q '^max [1-9]' pids.events && grep -q '^nr_throttled [1-9]' cpu.stat"
     ))?;
-    vm.until("[ $(du -sk /var/lib/ctm/harm | cut -f 1) -ge 30000 ]")?;
     let during = beat(&neighbour)?;
     let used = figures(&vm, cgroup)?;
     vm.ok("ctm kill harm")?;
