@@ -14,8 +14,8 @@ const MOUNT: &str = "mount";
 pub(crate) enum EditError {
     #[error("`{0}` is no KEY=VALUE; as in `stop_timeout=30`, or `stop_timeout=` to go back to the usual")]
     Form(String),
-    #[error("there is no key `{key}`; known are {known}")]
-    Key { key: String, known: String },
+    #[error("there is no key `{key}`; {remedy}")]
+    Key { key: String, remedy: String },
     #[error("`{0}` is settled when a container is made; make another with `ctm create --clone`")]
     Fixed(&'static str),
     #[error("the definition is no TOML: {0}")]
@@ -37,7 +37,7 @@ impl Edit {
         let Some(key) = key(name) else {
             return Err(EditError::Key {
                 key: name.into(),
-                known: super::key::names(),
+                remedy: super::key::meant_by(name),
             });
         };
         Ok(Self { key, value })
@@ -227,7 +227,8 @@ mod tests {
     fn what_is_refused() {
         for (change, part) in [
             ("hostname", "KEY=VALUE"),
-            ("hostnam=x", "known are description, rootfs"),
+            ("hostnam=x", "did you mean `hostname`?"),
+            ("colour=x", "known are description, rootfs"),
             ("rootfs=/x", "settled"),
             ("userns=false", "settled"),
         ] {

@@ -446,7 +446,7 @@ pub(crate) static KEYS: &[Key] = &[
     Key {
         name: "profile",
         about: "The profile that says what this file does not.",
-        effect: Effect::NextStart,
+        effect: Effect::AtOnce,
         identity: true,
         seeded: false,
         read: |value, definition| {
@@ -471,10 +471,18 @@ pub(crate) fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// All names, for a help text.
-pub(crate) fn names() -> String {
+/// How alike two names are, 0 to 1, for one to be taken for the other's misspelling.
+const ALIKE: f64 = 0.75;
+
+/// What to do about a name that is no key: the key that it is almost, or all that there are.
+pub(crate) fn meant_by(name: &str) -> String {
+    let alike = |key: &Key| strsim::normalized_damerau_levenshtein(key.name, name);
+    let nearest = KEYS.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+    if let Some(key) = nearest.filter(|key| alike(key) >= ALIKE) {
+        return format!("did you mean `{}`?", key.name);
+    }
     let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-    names.join(", ")
+    format!("known are {}", names.join(", "))
 }
 
 fn place<T>(place: &mut T, value: Result<T, Fault>) -> Result<(), Fault> {

@@ -256,8 +256,7 @@ mod tests {
     fn every_fault_with_its_place() {
         let text = "rootfs = \"var/../etc\"\ninit = []\nhostname = \"-x\"\nusernst = false\n\
                     stop_signal = \"TERM\"\nstop_timeout = 0\nno_new_privs = 1\nuserns = { first = 0, count = 1 }\n";
-        let known = super::key::names();
-        let faults = format!(
+        let faults = String::from(
             "scan_1.toml:1:10: error: the root file system is an absolute path without `..`, and not /\n   |\n \
              1 | rootfs = \"var/../etc\"\n   |          ^^^^^^^^^^^^\n   = as in `rootfs = \"/var/lib/ctm/NAME/rootfs\"`\n\
              scan_1.toml:2:8: error: the program to run is missing\n   |\n 2 | init = []\n   |        ^^\n   \
@@ -265,13 +264,13 @@ mod tests {
              scan_1.toml:3:12: error: `-x` is no host name\n   |\n 3 | hostname = \"-x\"\n   |            ^^^^\n   \
              = use 1 to 64 letters, digits, `-` and `.`\n\
              scan_1.toml:4:1: error: unknown key `usernst`\n   |\n 4 | usernst = false\n   | ^^^^^^^\n   \
-             = known are {known}\n\
+             = did you mean `userns`?\n\
              scan_1.toml:5:15: error: `TERM` is no signal; write SIGTERM, SIGINT, SIGPWR, SIGRTMIN+3 and the like\n   |\n \
              5 | stop_signal = \"TERM\"\n   |               ^^^^^^\n\
              scan_1.toml:6:16: error: the time to stop is 1 to 3600 seconds\n   |\n 6 | stop_timeout = 0\n   |                ^\n\
              scan_1.toml:7:16: error: expected true or false, found integer\n   |\n 7 | no_new_privs = 1\n   |                ^\n\
              scan_1.toml:8:20: error: ids below 65536 belong to the host's own users; begin higher\n   |\n \
-             8 | userns = {{ first = 0, count = 1 }}\n   |                    ^"
+             8 | userns = { first = 0, count = 1 }\n   |                    ^",
         );
         assert_eq!(parse(text).unwrap_err(), faults);
     }

@@ -167,7 +167,7 @@ fn take(parsed: &mut Parsed, text: Text<'_>, kind: Kind) -> Vec<Found> {
     for (name, value) in table.get_ref() {
         let Some(key) = key::key(name.get_ref()) else {
             let fault = source.error(&name.span(), format!("unknown key `{}`", name.get_ref()));
-            report(fault.help(format!("known are {}", key::names())));
+            report(fault.help(key::meant_by(name.get_ref())));
             continue;
         };
         if kind == Kind::Profile && key.identity {

@@ -250,8 +250,13 @@ pub(crate) enum Refused {
         path: std::path::PathBuf,
         source: io::Error,
     },
-    #[error("container {name} is {phase}; `ctm stop {name}` stops it, and then it can be copied")]
-    CloneOfRunning { name: ContainerName, phase: String },
+    #[error("container {name} is {phase}; `ctm stop {name}` stops it, and then it can be {deed}")]
+    NotDown {
+        name: ContainerName,
+        phase: String,
+        /// What was to be done with it.
+        deed: &'static str,
+    },
 }
 
 impl Refused {
@@ -259,7 +264,7 @@ impl Refused {
         match self {
             Self::Failed { failure, .. } => Code::numbered(failure.code),
             Self::NotRunning(_) | Self::Paused(_) => Code::NotRunning,
-            Self::Running { .. } | Self::CloneOfRunning { .. } => Code::Running,
+            Self::Running { .. } | Self::NotDown { .. } => Code::Running,
             Self::NoSource { .. } => Code::NoSource,
             Self::Exists { .. } => Code::Exists,
         }

@@ -1,6 +1,6 @@
 //! `ctm destroy`.
 
-use super::{Code, Condition, stop};
+use super::{Code, Condition, Refused, stop};
 use crate::layout::Layout;
 use crate::make::store;
 use crate::run::failure;
@@ -27,10 +27,12 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Destroy) -> Result<Code> {
         definitions::load(layout, name)?;
     }
     if let Condition::Supervised(state) = Condition::of(layout, name)? {
-        bail!(
-            "container {name} is {}; `ctm stop {name}` stops it",
-            super::phase(&state)
-        );
+        return Err(Refused::NotDown {
+            name: name.clone(),
+            phase: super::phase(&state).into(),
+            deed: "destroyed",
+        }
+        .into());
     }
     if !arguments.yes && !confirmed(layout, arguments)? {
         bail!("container {name} was kept");

@@ -39,8 +39,10 @@ pub(super) enum Init {
     Sysvinit,
     /// Busybox's, as Alpine has it, there with `OpenRC`.
     Busybox,
-    /// Another that shuts down at SIGTERM, such as `openrc-init`, or nothing that is there.
+    /// Another that shuts down at SIGTERM, such as `openrc-init`.
     Other,
+    /// Nothing that is there.
+    Missing,
     /// A program that is no init.
     None,
 }
@@ -68,8 +70,11 @@ impl Init {
         if name == Some("init") && target.is_none() && is_there(rootfs, "etc/inittab") {
             return Self::Sysvinit;
         }
-        // What is not there is refused at its start, by its name.
-        if is_init || target_name.is_some_and(|name| INITS.contains(&name)) || !is_found(rootfs, program) {
+        // Refused at its start, by its name.
+        if !is_found(rootfs, program) {
+            return Self::Missing;
+        }
+        if is_init || target_name.is_some_and(|name| INITS.contains(&name)) {
             return Self::Other;
         }
         Self::None
@@ -81,7 +86,7 @@ impl Init {
             Self::Systemd => StopSignal::SYSTEMD,
             Self::Sysvinit => StopSignal::SYSVINIT,
             Self::Busybox => StopSignal::BUSYBOX,
-            Self::Other | Self::None => StopSignal::TERM,
+            Self::Other | Self::Missing | Self::None => StopSignal::TERM,
         }
     }
 
@@ -228,8 +233,9 @@ mod tests {
             (&["/sbin/openrc-init"], Init::Other),
             (&["/bin/first"], Init::Other),
             (&["/own/init"], Init::Other),
-            (&["/sbin/none"], Init::Other),
-            (&["none"], Init::Other),
+            (&["/sbin/none"], Init::Missing),
+            (&["/sbin/tini"], Init::Missing),
+            (&["none"], Init::Missing),
             (&[], Init::Other),
         ] {
             assert_eq!(of(words), init, "{words:?}");
@@ -245,6 +251,7 @@ mod tests {
         fs::write(alpine.path().join("etc/inittab"), "").unwrap();
         symlink("/bin/busybox.static", alpine.path().join("usr/bin/init")).unwrap();
         symlink("openrc-init", alpine.path().join("usr/init")).unwrap();
+        fs::write(alpine.path().join("usr/openrc-init"), "").unwrap();
         for (words, init) in [
             (&["/sbin/init"][..], Init::Busybox),
             (&["/usr/bin/init"], Init::Busybox),

@@ -9,6 +9,7 @@ use crate::lock;
 use crate::run::live_mount::{self, Made};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// `ctm mount add`: in the definition, and at once where the container runs.
@@ -37,6 +38,15 @@ pub(super) fn add(layout: &Layout, arguments: &cli::MountAdd) -> Result<Code> {
     }
     if !arguments.runtime {
         definitions::replace(layout, name, &new)?;
+    }
+    if let MountSource::Bind(source) = &mount.source {
+        if !source.exists() {
+            writeln!(
+                io::stderr(),
+                "note: {} is not there yet; {name} cannot start before it is",
+                source.display()
+            )?;
+        }
     }
     Ok(Code::Done)
 }

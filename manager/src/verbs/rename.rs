@@ -30,16 +30,18 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Rename) -> Result<Code> {
     let _second = lock::verb(layout, second)?;
     let before = definitions::load(layout, old)?;
     if let Condition::Supervised(state) | Condition::Abandoned(state) = Condition::of(layout, old)? {
-        return Err(Refused::Running {
+        return Err(Refused::NotDown {
             name: old.clone(),
             phase: super::phase(&state).into(),
+            deed: "renamed",
         }
         .into());
     }
     if !stop::is_down(layout, old)? {
-        return Err(Refused::Running {
+        return Err(Refused::NotDown {
             name: old.clone(),
             phase: "starting again".into(),
+            deed: "renamed",
         }
         .into());
     }

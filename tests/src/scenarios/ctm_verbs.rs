@@ -106,7 +106,7 @@ fn granted(container: &Container) -> Result<()> {
 fn life(vm: &Vm, container: &Container) -> Result<()> {
     granted(container)?;
     says(vm, "ctm start box", 32, "running already")?;
-    says(vm, "ctm destroy --yes box", 1, "`ctm stop box` stops it")?;
+    says(vm, "ctm destroy --yes box", 32, "`ctm stop box` stops it")?;
     says(vm, "ctm exec box /bin/none", 8, "not found")?;
     says(vm, "ctm exec -u none box true", 8, "no user `none`")?;
     says(vm, "ctm exec box -- sh -c 'exit 200'", 200, "")?;

@@ -8,6 +8,7 @@ use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::verbs::init::{self, Init};
 use anyhow::{Context, Result};
+use std::io::{self, Write};
 
 /// What the arguments make it, without faults. Its base is not known yet.
 pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Found) -> Result<Definition> {
@@ -57,11 +58,18 @@ pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Defini
 }
 
 /// Takes from its files what only they tell: which signal stops it, and whether its program is an init. What its profile
-/// says of these counts.
+/// says of these counts. Says so where there is no such program.
 pub(super) fn look(layout: &Layout, definition: &mut Definition) -> Result<()> {
     let text = definition.text(layout);
     let parsed = definitions::parsed(layout, &definition.name, text.as_bytes())?;
     let init = Init::of(&definition.rootfs, &parsed.definition.init);
+    if let (Init::Missing, Some(program)) = (init, parsed.definition.init.first()) {
+        writeln!(
+            io::stderr(),
+            "note: there is no {program} in its root file system; say what starts it with `ctm set {} 'init=[\"PROGRAM\", \"ARGUMENT\"]'`",
+            definition.name
+        )?;
+    }
     if !init::is_of_profile(layout, &parsed, "stop_signal") {
         definition.stop_signal = init.stop_signal();
     }

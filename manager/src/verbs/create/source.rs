@@ -233,16 +233,18 @@ fn clone(layout: &Layout, other: &ContainerName, copy: bool) -> Result<Found> {
     match Condition::of(layout, other)? {
         Condition::Stopped => {}
         Condition::Supervised(state) => {
-            return Err(Refused::CloneOfRunning {
+            return Err(Refused::NotDown {
                 name: other.clone(),
                 phase: crate::verbs::phase(&state).into(),
+                deed: "copied",
             }
             .into());
         }
         Condition::Abandoned(_) => {
-            return Err(Refused::CloneOfRunning {
+            return Err(Refused::NotDown {
                 name: other.clone(),
                 phase: "abandoned".into(),
+                deed: "copied",
             }
             .into());
         }
