@@ -14,7 +14,7 @@ const LIMITS: &str = "memory_limit=64M swap_limit=0 processes=48 cpu_limit=60% c
 
 /// Fills the disk, and then tries to go on.
 const FILLER: &str = "dd if=/dev/zero of=/filled bs=256k; while :; do dd if=/dev/zero of=/filled bs=64k conv=notrunc count=4 oflag=append; done";
-/// Each goes on until the kernel ends it for want of memory, whichever that is.
+/// Each goes on until the kernel ends it for want of memory or processes, whichever that is.
 const HARM: [&str; 4] = [
     "while :; do dd if=/dev/zero of=/dev/null bs=100M count=1; done",
     "while :; do :; done",
@@ -22,6 +22,9 @@ const HARM: [&str; 4] = [
     "mkdir /many; i=0; while :; do >/many/$i; i=$((i+1)); done",
 ];
 const BOMB: &str = "b() { b | b & }; b; while :; do :; done";
+
+/// How many commands are run in it from outside.
+const ENTERING: u64 = 2 + HARM.len() as u64;
 
 /// How often the neighbour beats.
 const BEATS: u32 = 25;
@@ -45,9 +48,10 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     beat(&neighbour)?;
     let before = beat(&neighbour)?;
 
+    // Whatever the kernel ends comes again, until the container is gone.
     let start = |script: &str| {
         vm.start_job(&format!(
-            "exec ctm exec harm -- /bin/sh -c '{script}' 2>/dev/null"
+            "until ctm exec harm -- /bin/sh -c '{script}' 2>/dev/null; [ $? = 31 ]; do sleep 1; done"
         ))
     };
     // First what the hog could have ended before it has done its harm.
@@ -112,7 +116,8 @@ fn figures(vm: &Vm, cgroup: &str) -> Result<String> {
         "at most {} KiB of memory and {processes} processes, {disk} KiB and {files} files on the disk; {killed} ended for want of memory",
         memory / 1024
     );
-    ensure!(memory <= 64 << 20 && processes <= 48, "{shown}");
+    // What enters from outside is one more than the container itself could have.
+    ensure!(memory <= 64 << 20 && processes <= 48 + ENTERING, "{shown}");
     ensure!(disk <= 41 * 1024 && files <= 1500, "{shown}");
     ensure!(left > 20 * 1024, "{left} KiB are left for others; {shown}");
     Ok(shown)
