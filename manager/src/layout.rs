@@ -200,6 +200,11 @@ impl RunFolder {
         self.0.join("stop-within")
     }
 
+    /// Who holds the container still for a moment.
+    pub(crate) fn held(&self) -> PathBuf {
+        self.0.join("held.json")
+    }
+
     /// Where crun writes its errors.
     pub(crate) fn crun_log(&self) -> PathBuf {
         self.0.join("crun.log")

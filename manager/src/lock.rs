@@ -6,6 +6,7 @@
 use crate::atomic;
 use crate::layout::Layout;
 use crate::make::base::BaseId;
+use crate::run::hold::{self, HoldError};
 use devbroker::model::ContainerName;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -25,6 +26,14 @@ pub(crate) enum LockError {
     /// Another command has it, and waiting was not wanted.
     #[error("{holder} is at work on container {name}; it was not waited for")]
     Held { name: ContainerName, holder: String },
+    /// What a command that was killed had begun cannot be taken back.
+    #[error(
+        "a command on container {name} was killed while it held it still, and it cannot be let go: {source}"
+    )]
+    Mend {
+        name: ContainerName,
+        source: Box<HoldError>,
+    },
 }
 
 /// How long a command waits for another before it says so.
@@ -132,7 +141,16 @@ pub(crate) fn verb(layout: &Layout, name: &ContainerName) -> Result<Lock, LockEr
     file.set_len(0)
         .and_then(|()| write!(&file, "{}", std::process::id()))
         .ok();
-    Ok(Lock { file, path })
+    mended(layout, name, Lock { file, path })
+}
+
+/// Takes back what whoever had a container's lock before was killed in the middle of.
+fn mended(layout: &Layout, name: &ContainerName, lock: Lock) -> Result<Lock, LockError> {
+    hold::mend(&layout.run_of(name)).map_err(|source| LockError::Mend {
+        name: name.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(lock)
 }
 
 fn wait_aloud(file: &File, name: &ContainerName) -> io::Result<()> {
@@ -199,7 +217,9 @@ pub(crate) fn base_if_free(layout: &Layout, id: &BaseId) -> Result<Option<Lock>,
 
 /// The lock of commands that change a container, unless someone has it.
 pub(crate) fn verb_if_free(layout: &Layout, name: &ContainerName) -> Result<Option<Lock>, LockError> {
-    if_free(layout, ".verb", name.as_str())
+    if_free(layout, ".verb", name.as_str())?
+        .map(|lock| mended(layout, name, lock))
+        .transpose()
 }
 
 /// The supervisor's lock, unless someone has it.

@@ -290,3 +290,61 @@ fn destroying_forgets_what_was_set_inside() {
         "0:ctm:box-2.jsonl\n0:ctm:box.jsonl\n1000:ctm:box.jsonl\ndestroyed\n0:ctm:box-2.jsonl\n1000:ctm:box.jsonl\n"
     );
 }
+
+/// Between two runs of a container that rebooted itself, a moment that is held open here, it is not taken for stopped: who stops it
+/// keeps it down, and it is not destroyed, renamed or started beside its supervisor.
+#[test]
+fn between_two_runs() {
+    let out = printed(
+        "tween",
+        &format!(
+            "mkfifo $TMP/hold; say() {{ code=0; \"$@\" >$TMP/said 2>&1 || code=$?; echo $code \"$(head -1 $TMP/said)\"; }}\n\
+             begin() {{ CTM_HOLD_POINT=between:runs=$TMP/hold ctm start box 2>/dev/null; exec 3>$TMP/hold; }}\n\
+             go_on() {{ exec 3>&-; }}; ran() {{ wc -l </var/lib/ctm/box/rootfs/ran; rm /var/lib/ctm/box/rootfs/ran; }}\n\
+             ctm create box --rootfs $ROOTFS --init /bin/sh -c \
+             'echo ran >>/ran; [ $(stat -c %s /ran) -gt 4 ] || /bin/busy* reboot -f; trap \"exit 0\" TERM; while :; do sleep 1 & wait; done' >/dev/null\n\
+             begin; say ctm status box; say ctm start box; say ctm exec box -- true; say ctm pause box; say ctm destroy box --yes; say ctm rename box other\n\
+             for verb in 'stop --timeout 5' kill; do ctm $verb box 3>&- & verb=$!; until [ -e /run/ctm/box/stop-within ]; do :; done\n\
+             go_on; wait $verb; say ctm status box; ran; [ -e $TMP/again ] || begin; : >$TMP/again; done\n\
+             begin; ctm stop box 3>&- & verb=$!; go_on; wait $verb; say ctm status box; ran >/dev/null\n\
+             begin; ctm restart box 2>/dev/null 3>&- & verb=$!; go_on; wait $verb; say ctm status box; ctm stop box; ran >/dev/null\n\
+             begin; at=/proc/$(sed 's/.*\"supervisor\":{{\"pid\":\\([0-9]*\\).*/\\1/' /run/ctm/box/state.json); kill -9 ${{at#/proc/}}; while [ -e $at/cwd ]; do :; done; go_on\n\
+             say ctm status box; ctm start box 2>/dev/null; say ctm status box; ctm stop box; ran{LEFT}"
+        ),
+    );
+    assert_eq!(
+        out,
+        "31 box: restarting\n32 ctm: container box is restarting already\n\
+         31 ctm: container box does not run; `ctm start box` starts it\n31 ctm: container box does not run; `ctm start box` starts it\n\
+         1 ctm: container box is restarting; `ctm stop box` stops it\n32 ctm: container box is restarting already\n\
+         31 box: stopped\n1\n31 box: stopped\n1\n31 box: stopped\n0 box: running\n\
+         31 box: abandoned\n0 box: running\n2\n"
+    );
+}
+
+/// ctm is killed while it holds a container still for a change: the supervisor lets it go, or else the next command does. What a
+/// person paused stays paused.
+#[test]
+fn killed_while_it_holds_a_container_still() {
+    let out = printed(
+        "still",
+        &format!(
+            "say() {{ code=0; \"$@\" 2>&1 || code=$?; echo $code; }}\n\
+             dies() {{ code=0; CTM_FAIL_POINT=held:still ctm set box \"$1\" || code=$?; echo $code; }}\n\
+             frozen() {{ cat /sys/fs/cgroup/ctm/box/container/cgroup.freeze; }}; held() {{ [ -e /run/ctm/box/held.json ]; }}\n\
+             ctm create box --rootfs $ROOTFS --init /bin/sh -c 'trap \"exit 0\" TERM; while :; do sleep 1 & wait; done' >/dev/null\n\
+             ctm start box 2>/dev/null; supervisor=$(cat /sys/fs/cgroup/ctm/box/supervisor/cgroup.procs)\n\
+             for change in oom_score_adj=7 'rlimits={{ nofile = \"64\" }}'; do dies \"$change\"; while held; do :; done; frozen\n\
+             ctm exec box -- cat /proc/1/oom_score_adj; done\n\
+             kill -STOP $supervisor; dies oom_score_adj=7; frozen; ctm set box oom_score_adj=9; held || frozen; ctm exec box -- cat /proc/1/oom_score_adj\n\
+             dies oom_score_adj=8; ctm pause box; held || frozen; kill -CONT $supervisor; frozen\n\
+             CTM_FAIL_POINT=held:still ctm set box oom_score_adj=10; frozen; say ctm exec box -- true; ctm resume box; frozen; ctm exec box -- cat /proc/1/oom_score_adj\n\
+             kill -STOP $supervisor; dies oom_score_adj=8; kill -CONT $supervisor; ctm stop box{LEFT}"
+        ),
+    );
+    assert_eq!(
+        out,
+        "137\n0\n0\n137\n0\n0\n137\n1\n0\n9\n137\n1\n1\n1\n\
+         ctm: container box is paused; `ctm resume box` lets it go on\n31\n0\n10\n137\n"
+    );
+}

@@ -3,7 +3,6 @@
 //!
 //! The steps are those of a start, and written down like those, so that what is left of a ctm that was killed is cleaned up.
 
-use crate::atomic;
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::make::work::{self, Interrupted, Notes, Watcher};
@@ -11,7 +10,7 @@ use crate::plan::{self, Step};
 use crate::process::{Ending, ProcessId, ending_of};
 use crate::run::cgroup::{self, CgroupError, Run};
 use crate::run::crun::Output;
-use crate::run::state::{Phase, State, StateError};
+use crate::run::state::{State, StateError};
 use crate::run::supervisor::random_instance;
 use crate::runner::{Runner, Running, StepError};
 use devbroker::model::ContainerName;
@@ -80,16 +79,7 @@ pub(crate) fn run(
     let instance = random_instance().map_err(failed("read /dev/urandom"))?;
     let steps = plan::inside(layout, name, inside, &instance);
     let folder = layout.run_of(name);
-    atomic::folder(folder.path(), 0o700).map_err(failed("make the run's folder"))?;
-    let state = State {
-        instance: instance.clone(),
-        supervisor: ProcessId::own().map_err(failed("look at this process"))?,
-        init: None,
-        phase: Phase::Starting,
-        since: None,
-        steps: steps.clone(),
-    };
-    state.write(&folder)?;
+    State::begun(&folder, instance.clone(), steps.clone())?;
     let (ours, console) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
     let rootfs = inside.rootfs.clone();
     let running = Running {

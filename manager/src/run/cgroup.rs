@@ -37,6 +37,16 @@ pub(crate) enum CgroupError {
     Restless(PathBuf),
 }
 
+impl CgroupError {
+    /// Whether it says that the cgroup is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_gone(source),
+            Self::NotUnified | Self::Undead(_) | Self::Restless(_) => false,
+        }
+    }
+}
+
 /// A cgroup's path below the mount, beginning with `/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,5 +1,6 @@
 //! A container's run: what it is given, who stays with it, what is written down of it, and what it uses.
 
+pub(crate) mod asked;
 pub(crate) mod attach;
 pub(crate) mod bundle;
 pub(crate) mod cgroup;
@@ -8,6 +9,7 @@ pub(crate) mod console;
 pub(crate) mod counters;
 pub(crate) mod crun;
 pub(crate) mod failure;
+pub(crate) mod hold;
 pub(crate) mod hooks;
 pub(crate) mod limit;
 pub(crate) mod live_mount;

@@ -9,7 +9,7 @@ use devbroker::model::{ContainerName, InstanceId};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// How far a run is.
@@ -22,6 +22,18 @@ pub(crate) enum Phase {
     Running,
     /// It is being shut down.
     Stopping,
+    /// It has rebooted itself: nothing of it is there, and its supervisor is about to start it again.
+    Restarting,
+}
+
+impl Phase {
+    /// Whether its first process is there.
+    pub(crate) const fn is_up(self) -> bool {
+        match self {
+            Self::Running | Self::Stopping => true,
+            Self::Starting | Self::Restarting => false,
+        }
+    }
 }
 
 /// The run of a container.
@@ -120,6 +132,57 @@ impl State {
         })
     }
 
+    /// Begins a run that this process supervises: writes it down.
+    pub(crate) fn begun(
+        folder: &RunFolder,
+        instance: InstanceId,
+        steps: Vec<Step>,
+    ) -> Result<Self, StateError> {
+        let path = folder.path();
+        let supervisor = atomic::folder(path, 0o700).and_then(|()| ProcessId::own());
+        let state = Self {
+            instance,
+            supervisor: supervisor.map_err(|source| StateError::Io {
+                what: "make",
+                path: path.into(),
+                source,
+            })?,
+            init: None,
+            phase: Phase::Starting,
+            since: None,
+            steps,
+        };
+        state.write(folder)?;
+        Ok(state)
+    }
+
+    /// Writes down that nothing of the run is there any more and that it is begun anew; of its folder stays only that, and what
+    /// others wrote there who want the container's end. So it is never taken for one that is stopped.
+    pub(crate) fn between_runs(&mut self, folder: &RunFolder) -> Result<(), StateError> {
+        self.init = None;
+        self.since = None;
+        self.phase = Phase::Restarting;
+        self.steps.clear();
+        self.write(folder)?;
+        clear(folder.path(), &[folder.state(), folder.stop_within()]).map_err(|source| StateError::Io {
+            what: "empty",
+            path: folder.path().into(),
+            source,
+        })
+    }
+
+    /// Forgets a run that was to be begun anew and is not.
+    pub(crate) fn forget_between(folder: &RunFolder) -> Result<(), StateError> {
+        if !Self::read(folder)?.is_some_and(|state| state.phase == Phase::Restarting) {
+            return Ok(());
+        }
+        fs::remove_dir_all(folder.path()).map_err(|source| StateError::Io {
+            what: "remove",
+            path: folder.path().into(),
+            source,
+        })
+    }
+
     /// Reads the state of a run; none if there is no run.
     pub(crate) fn read(run: &RunFolder) -> Result<Option<Self>, StateError> {
         let path = run.state();
@@ -149,4 +212,26 @@ impl State {
             source,
         })
     }
+}
+
+/// Removes all that is in a folder but these.
+fn clear(folder: &Path, kept: &[PathBuf]) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if kept.contains(&path) {
+            continue;
+        }
+        let removed = if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            // What another writes takes the place of its temporary name.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }

@@ -3,15 +3,17 @@
 use crate::definition::Definition;
 use crate::definitions::{self, LoadError};
 use crate::enter::entry;
-use crate::layout::{Layout, RunFolder};
+use crate::layout::Layout;
 use crate::lock::{self, LockError};
 use crate::plan;
 use crate::process::{Ending, ProcessId, ending_of};
+use crate::run::asked::{self, Asked};
 use crate::run::attach::Listener;
 use crate::run::cgroup;
 use crate::run::clean::{self, CleanError};
 use crate::run::console::Console;
 use crate::run::crun::Output;
+use crate::run::hold::Holds;
 use crate::run::hooks::{HookError, Hooks, Turn};
 use crate::run::limit::{Facts, LimitError};
 use crate::run::needs::{self, NeedError};
@@ -20,16 +22,15 @@ use crate::run::state::{self, Last, Phase, State, StateError};
 use crate::run::watch::Watch;
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
-use crate::{atomic, sys};
+use crate::{fail_point, sys};
 use devbroker::model::{ContainerName, InstanceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{set_child_subreaper, setsid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
     if detached {
         setsid().map_err(|e| failed("begin a session")(e.into()))?;
     }
-    let mut signals = signals().map_err(failed("wait for signals"))?;
+    let mut asked = Asked::heeded().map_err(failed("wait for signals"))?;
     let _lock = lock::run(layout, name)?.ok_or_else(|| RunError::Busy(name.clone()))?;
     clean::after_crash(layout, name).map_err(|source| RunError::Clean {
         name: name.clone(),
@@ -112,12 +113,31 @@ pub(crate) fn run(layout: &Layout, name: &ContainerName, detached: bool) -> Resu
     set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| failed("adopt orphans")(e.into()))?;
 
     let run = cgroup::Cgroup::of_run(name, &cgroup::own()?);
-    let mut notifier = Notifier::from_environment()?;
+    let notifier = Notifier::from_environment()?;
+    let ended = again_and_again(layout, name, &run, &mut asked, notifier);
+    let forgotten = State::forget_between(&layout.run_of(name));
+    ended.and_then(|outcome| Ok(forgotten.map(|()| outcome)?))
+}
+
+/// Runs it, and again each time it reboots itself, unless its end is wanted or systemd sees to that.
+fn again_and_again(
+    layout: &Layout,
+    name: &ContainerName,
+    run: &cgroup::Run,
+    asked: &mut Asked,
+    mut notifier: Notifier,
+) -> Result<Outcome, RunError> {
     let mut reboots = Vec::new();
     loop {
-        let outcome = once(layout, name, &run, &mut signals, &notifier)?;
+        let outcome = once(layout, name, run, asked, &notifier)?;
         if outcome == Outcome::Ended || run.systemd {
             return Ok(outcome);
+        }
+        fail_point::reached("between", "runs");
+        let signalled = asked.taken().map_err(failed("read signals"))?;
+        if signalled || asked::in_writing(&layout.run_of(name)) {
+            tracing::info!(container = %name, "stays down, as it was asked to");
+            return Ok(Outcome::Ended);
         }
         let now = Instant::now();
         reboots.retain(|at| now.duration_since(*at) < REBOOTS_WITHIN);
@@ -145,7 +165,7 @@ fn once(
     layout: &Layout,
     name: &ContainerName,
     run: &cgroup::Run,
-    signals: &mut UnixStream,
+    asked: &mut Asked,
     notifier: &Notifier,
 ) -> Result<Outcome, RunError> {
     let definition = definitions::load(layout, name)?;
@@ -165,16 +185,7 @@ fn once(
         Facts::read(layout, &definition)?,
     )?;
     let folder = layout.run_of(name);
-    atomic::folder(folder.path(), 0o700).map_err(failed("make the run's folder"))?;
-    let state = State {
-        instance: instance.clone(),
-        supervisor: ProcessId::own().map_err(failed("look at this process"))?,
-        init: None,
-        phase: Phase::Starting,
-        since: None,
-        steps,
-    };
-    state.write(&folder)?;
+    let state = State::begun(&folder, instance.clone(), steps)?;
     let kept = Kept::open(layout, name).map_err(failed("keep the container's output"))?;
     let mut console = Console::new(kept);
     console.remark("starting");
@@ -206,20 +217,11 @@ fn once(
         state,
         console,
         terminal,
-        signals,
+        asked,
+        starts_again: !run.systemd,
         notifier,
     }
     .supervise()
-}
-
-/// A stream that becomes readable at a signal that asks us to stop.
-fn signals() -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-    }
-    Ok(read)
 }
 
 /// A run's number.
@@ -238,7 +240,9 @@ struct Supervisor<'a> {
     console: Console,
     /// Where crun sends the container's terminal, and where those come who want to see it.
     terminal: Option<(UnixListener, Listener)>,
-    signals: &'a mut UnixStream,
+    asked: &'a mut Asked,
+    /// Whether it is we who start it again when it reboots itself.
+    starts_again: bool,
     notifier: &'a Notifier,
 }
 
@@ -248,9 +252,12 @@ impl Supervisor<'_> {
         let failures = self.runner.undo_all(&self.state.steps);
         let folder = self.layout.run_of(self.name);
         let mut failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        // With steps left to undo the folder stays: it holds the list of them.
         if failures.is_empty() {
-            // With steps left to undo the folder stays: it holds the list of them.
-            if let Err(error) = fs::remove_dir_all(folder.path()) {
+            let rebooted = matches!(ended, Ok(Ended::Itself(Ending::REBOOT)));
+            if rebooted && self.starts_again {
+                self.state.between_runs(&folder)?;
+            } else if let Err(error) = fs::remove_dir_all(folder.path()) {
                 failures.push(format!("cannot remove {}: {error}", folder.path().display()));
             }
         }
@@ -311,6 +318,10 @@ impl Supervisor<'_> {
     fn stay(&mut self, init: &OwnedFd) -> Result<Ended, RunError> {
         let mut deadline: Option<Instant> = None;
         let mut asked = false;
+        let folder = self.layout.run_of(self.name);
+        let mut holds = Holds::of(folder.clone()).map_err(failed("watch the run's folder"))?;
+        // Before that somebody may have come already.
+        holds.serve(self.layout, self.name);
         let mut watch = self
             .state
             .container_cgroup()
@@ -331,14 +342,13 @@ impl Supervisor<'_> {
                         .map_err(failed("wait"))?,
                 ),
             };
-            let mut fds = vec![
-                PollFd::new(init, PollFlags::IN),
-                PollFd::new(&*self.signals, PollFlags::IN),
-            ];
+            let mut fds = vec![PollFd::new(init, PollFlags::IN), self.asked.poll_fd()];
             let of_console = self.console.poll_fds();
             let watched = fds.len() + of_console.len();
             fds.extend(of_console);
             fds.extend(watch.iter().flat_map(Watch::poll_fds));
+            let held = fds.len();
+            fds.extend(holds.poll_fds());
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(failed("wait for the container")(e.into())),
@@ -352,9 +362,14 @@ impl Supervisor<'_> {
                 .any(|fd| !fd.revents().is_empty());
             let alerts: Vec<bool> = fds
                 .iter()
+                .take(held)
                 .skip(watched)
                 .map(|fd| !fd.revents().is_empty())
                 .collect();
+            let is_held = fds.iter().skip(held).any(|fd| !fd.revents().is_empty());
+            if is_held {
+                holds.serve(self.layout, self.name);
+            }
             if has_output {
                 self.console
                     .serve()
@@ -374,7 +389,7 @@ impl Supervisor<'_> {
                 if let Some(watch) = &mut watch {
                     watch.end(self.layout, self.name, &mut self.console);
                 }
-                let asked = asked || self.layout.run_of(self.name).stop_within().exists();
+                let asked = asked || asked::in_writing(&folder);
                 let last = Last {
                     instance: self.state.instance.clone(),
                     ending,
@@ -390,7 +405,7 @@ impl Supervisor<'_> {
                     Ended::Itself(ending)
                 });
             }
-            if signalled && self.was_asked()? && !asked {
+            if signalled && self.asked.taken().map_err(failed("read signals"))? && !asked {
                 asked = true;
                 deadline = Some(self.ask_to_stop(init)?);
             }
@@ -403,27 +418,12 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Empties the stream of signals; whether there was one.
-    fn was_asked(&mut self) -> Result<bool, RunError> {
-        let mut any = false;
-        let mut buffer = [0; 64];
-        loop {
-            match self.signals.read(&mut buffer) {
-                Ok(0) => return Ok(any),
-                Ok(_) => any = true,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(any),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(failed("read signals")(e)),
-            }
-        }
-    }
-
     /// Sends the container's init its signal; answers with when to lose patience. One that does not hear it is not waited
     /// for.
     fn ask_to_stop(&mut self, init: &OwnedFd) -> Result<Instant, RunError> {
         let signal = self.definition.stop_signal;
         self.console.remark("is asked to stop");
-        let timeout = stop_within(&self.layout.run_of(self.name)).unwrap_or(self.definition.stop_timeout);
+        let timeout = asked::within(&self.layout.run_of(self.name)).unwrap_or(self.definition.stop_timeout);
         // One that is paused hears nothing.
         if let Some(cgroup) = self.state.container_cgroup() {
             cgroup.set_frozen(false)?;
@@ -460,12 +460,6 @@ impl Supervisor<'_> {
         send(init, signal.number())?;
         Ok(Instant::now() + timeout)
     }
-}
-
-/// How long the container has for shutting down, where that was said when it was asked to.
-fn stop_within(folder: &RunFolder) -> Option<Duration> {
-    let text = fs::read_to_string(folder.stop_within()).ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Signals the first process; that it has just ended is no fault.

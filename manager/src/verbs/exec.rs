@@ -43,7 +43,7 @@ fn run(layout: &Layout, name: &ContainerName, request: &Request) -> Result<Code>
 /// The run of a container that is up.
 pub(super) fn running(layout: &Layout, name: &ContainerName) -> Result<State> {
     match Condition::of(layout, name)? {
-        Condition::Supervised(state) if state.phase != crate::run::state::Phase::Starting => Ok(state),
+        Condition::Supervised(state) if state.phase.is_up() => Ok(state),
         Condition::Stopped | Condition::Supervised(_) | Condition::Abandoned(_) => {
             definitions::load(layout, name)?;
             Err(Refused::NotRunning(name.clone()).into())

@@ -67,6 +67,7 @@ fn phase(state: &State) -> &'static str {
         Phase::Running if is_paused(state) => "paused",
         Phase::Running => "running",
         Phase::Stopping => "stopping",
+        Phase::Restarting => "restarting",
     }
 }
 
@@ -95,7 +96,7 @@ impl Condition {
     /// The first process, if the container is up.
     fn init(&self) -> Option<ProcessId> {
         match self {
-            Self::Supervised(state) if state.phase != Phase::Starting => state.init,
+            Self::Supervised(state) if state.phase.is_up() => state.init,
             Self::Stopped | Self::Supervised(_) | Self::Abandoned(_) => None,
         }
     }

@@ -4,7 +4,7 @@ use super::{Code, Condition, Refused, start};
 use crate::layout::Layout;
 use crate::process::ProcessId;
 use crate::run::clean;
-use crate::run::state::{Phase, State};
+use crate::run::state::State;
 use crate::{atomic, cli, definitions, lock, process, service, sys};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
@@ -44,7 +44,7 @@ pub(super) fn kill(layout: &Layout, arguments: &cli::Kill) -> Result<Code> {
     let name = &arguments.name;
     let _lock = lock::verb(layout, name)?;
     let state = match Condition::of(layout, name)? {
-        Condition::Supervised(state) if state.phase != Phase::Starting => state,
+        Condition::Supervised(state) if state.phase.is_up() => state,
         Condition::Stopped if is_down(layout, name)? => {
             definitions::load(layout, name)?;
             return Err(Refused::NotRunning(name.clone()).into());

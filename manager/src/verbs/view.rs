@@ -21,7 +21,7 @@ use std::str::FromStr;
 #[derive(Debug, Serialize)]
 pub(super) struct View {
     pub(super) name: ContainerName,
-    /// stopped, starting, running, paused, stopping, or abandoned: its supervisor was killed.
+    /// stopped, starting, running, paused, stopping, restarting, or abandoned: its supervisor was killed.
     pub(super) state: String,
     /// The first process, in the host's numbers.
     pub(super) pid: Option<i32>,

@@ -3,10 +3,12 @@
 use super::LimitError;
 use crate::definition::{OomScore, Rlimit, SoftHard};
 use crate::ids::Ids;
+use crate::layout::RunFolder;
 use crate::process::ProcessId;
 use crate::quantity::Limit;
 use crate::run::bundle::TTY_GROUP;
 use crate::run::cgroup::Cgroup;
+use crate::run::hold;
 use crate::run::live_mount::{FileSystem, Inside, LiveMountError};
 use crate::sys;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -132,38 +134,41 @@ pub(super) fn shm(init: ProcessId, bytes: u64) -> Result<(), LimitError> {
 /// How long processes have until all of them pause.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Does something to every process of a cgroup. They pause meanwhile: none is started that would be missed, and none ends whose
-/// number another process of the host's could have by then.
-fn for_each_process(
-    cgroup: &Cgroup,
-    failed: impl FnOnce(io::Error) -> LimitError,
-    mut act: impl FnMut(Pid) -> io::Result<()>,
-) -> Result<(), LimitError> {
-    let paused = cgroup.is_frozen();
-    if !paused {
-        cgroup.freeze(true, Instant::now() + PAUSE)?;
+/// The processes of a running container: where is written down that they are held still, and their cgroup.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processes<'a> {
+    pub(super) folder: &'a RunFolder,
+    pub(super) cgroup: &'a Cgroup,
+}
+
+impl Processes<'_> {
+    /// Does something to each. They pause meanwhile: none is started that would be missed, and none ends whose number another
+    /// process of the host's could have by then.
+    fn each(
+        self,
+        failed: impl FnOnce(io::Error) -> LimitError,
+        mut act: impl FnMut(Pid) -> io::Result<()>,
+    ) -> Result<(), LimitError> {
+        hold::still(self.folder, self.cgroup, Instant::now() + PAUSE, || {
+            self.cgroup
+                .processes()
+                .into_iter()
+                // One of another number space is listed as 0.
+                .filter_map(Pid::from_raw)
+                .try_for_each(|pid| match act(pid) {
+                    // Even what is paused can be killed, from outside.
+                    Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                    result => result,
+                })
+        })?
+        .map_err(failed)
     }
-    let result = cgroup
-        .processes()
-        .into_iter()
-        // One of another number space is listed as 0.
-        .filter_map(Pid::from_raw)
-        .try_for_each(|pid| match act(pid) {
-            // Even what is paused can be killed, from outside.
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        })
-        .map_err(failed);
-    if !paused {
-        cgroup.set_frozen(false)?;
-    }
-    result
 }
 
 /// Gives every process the limits that changed; one that is not said any more is what it would have been at the start.
 pub(super) fn rlimits(
-    cgroup: &Cgroup,
+    processes: Processes<'_>,
     supervisor: ProcessId,
     old: &BTreeMap<Rlimit, SoftHard>,
     new: &BTreeMap<Rlimit, SoftHard>,
@@ -189,7 +194,7 @@ pub(super) fn rlimits(
         };
         changed.push((resource(*limit), value));
     }
-    for_each_process(cgroup, failed, |pid| {
+    processes.each(failed, |pid| {
         for (resource, SoftHard { soft, hard }) in &changed {
             let (current, maximum) = (*soft, *hard);
             prlimit(Some(pid), *resource, rustix::process::Rlimit { current, maximum })?;
@@ -235,8 +240,8 @@ fn write_score(pid: Pid, score: OomScore) -> io::Result<()> {
 }
 
 /// Gives every process this score.
-pub(super) fn oom_score(cgroup: &Cgroup, score: OomScore) -> Result<(), LimitError> {
-    for_each_process(cgroup, no_score, |pid| write_score(pid, score))
+pub(super) fn oom_score(processes: Processes<'_>, score: OomScore) -> Result<(), LimitError> {
+    processes.each(no_score, |pid| write_score(pid, score))
 }
 
 /// Gives it to the first process, which is still waiting, and so to all that come of it.

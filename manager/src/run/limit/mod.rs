@@ -22,6 +22,7 @@ use crate::plan::Step;
 use crate::process::ProcessId;
 use crate::run::bundle;
 use crate::run::cgroup::{self, Cgroup, CgroupError, Run};
+use crate::run::hold::HoldError;
 use crate::run::live_mount::LiveMountError;
 use crate::run::state::State;
 use crate::service::ServiceError;
@@ -57,6 +58,8 @@ pub(crate) enum LimitError {
     Device { device: PathBuf, source: io::Error },
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error("{key}: {source}")]
@@ -209,6 +212,11 @@ fn apply(layout: &Layout, state: &State, before: &Definition, after: &Definition
     let run = run_of(state)?;
     let init = state.init.ok_or(LimitError::NoPlan("first process"))?;
     let cgroup = run.container();
+    let folder = layout.run_of(&after.name);
+    let processes = inside::Processes {
+        folder: &folder,
+        cgroup: &cgroup,
+    };
     let held = desired::desired(&after.limits, &Host::read(&after.limits)?);
     write(&cgroup, &held.settings)?;
     held.standing.settle(layout, run)?;
@@ -223,10 +231,10 @@ fn apply(layout: &Layout, state: &State, before: &Definition, after: &Definition
         inside::shm(init, held.shm)?;
     }
     if old.rlimits != new.rlimits {
-        inside::rlimits(&cgroup, state.supervisor, &old.rlimits, &new.rlimits)?;
+        inside::rlimits(processes, state.supervisor, &old.rlimits, &new.rlimits)?;
     }
     if old.oom_score_adj != new.oom_score_adj {
-        inside::oom_score(&cgroup, new.oom_score_adj)?;
+        inside::oom_score(processes, new.oom_score_adj)?;
     }
     Ok(())
 }
