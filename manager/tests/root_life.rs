@@ -316,7 +316,8 @@ fn between_two_runs() {
         out,
         "31 box: restarting\n32 ctm: container box is restarting already\n\
          31 ctm: container box does not run; `ctm start box` starts it\n31 ctm: container box does not run; `ctm start box` starts it\n\
-         1 ctm: container box is restarting; `ctm stop box` stops it\n32 ctm: container box is restarting already\n\
+         32 ctm: container box is restarting; `ctm stop box` stops it, and then it can be destroyed\n\
+         32 ctm: container box is restarting; `ctm stop box` stops it, and then it can be renamed\n\
          31 box: stopped\n1\n31 box: stopped\n1\n31 box: stopped\n0 box: running\n\
          31 box: abandoned\n0 box: running\n2\n"
     );
