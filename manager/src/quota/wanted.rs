@@ -120,7 +120,15 @@ mod tests {
 
     const WHOLE: Whole = Whole { bytes: 1000 << 20 };
 
-    fn limits(space: &str, space_soft: &str, inodes: &str, inodes_soft: &str) -> DiskLimits {
+    /// Space, its soft limit, files and theirs; `-` for none.
+    fn limits(text: &str) -> DiskLimits {
+        let words: Vec<_> = text
+            .split(' ')
+            .map(|word| word.replace('-', "unlimited"))
+            .collect();
+        let [space, space_soft, inodes, inodes_soft] = words.as_slice() else {
+            panic!("{text}");
+        };
         DiskLimits {
             space: space.parse().unwrap(),
             space_soft: space_soft.parse().unwrap(),
@@ -134,14 +142,14 @@ mod tests {
     fn what_is_set() {
         let wanted = |limits| wanted(&limits, WHOLE, Kind::Project).unwrap();
         let pair = |soft, hard| Pair { soft, hard };
-        let none = wanted(limits("unlimited", "unlimited", "unlimited", "unlimited"));
+        let none = wanted(limits("- - - -"));
         assert!(none.is_none());
-        let all = wanted(limits("10%", "50M", "200", "100"));
+        let all = wanted(limits("10% 50M 200 100"));
         assert_eq!(
             (all.space, all.inodes),
             (pair(Some(50 << 20), Some(100 << 20)), pair(Some(100), Some(200)))
         );
-        let same = wanted(limits("1M", "1M", "unlimited", "7"));
+        let same = wanted(limits("1M 1M - 7"));
         assert_eq!(
             (same.space, same.inodes),
             (pair(Some(1 << 20), Some(1 << 20)), pair(Some(7), None))
@@ -151,48 +159,18 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        for (limits, kind, part) in [
-            (
-                limits("0", "unlimited", "1", "1"),
-                Kind::Project,
-                "`disk_space` is nothing",
-            ),
-            (
-                limits("1M", "2M", "1", "1"),
-                Kind::Project,
-                "`disk_space_soft` (2097152) is above",
-            ),
-            (
-                limits("10%", "unlimited", "1", "2"),
-                Kind::Group,
-                "`disk_inodes_soft` (2) is above",
-            ),
-            (
-                limits("10%", "5%", "unlimited", "unlimited"),
-                Kind::Group,
-                "`disk_space_soft` cannot be kept",
-            ),
-            (
-                limits("10%", "unlimited", "5", "unlimited"),
-                Kind::Group,
-                "`disk_inodes` cannot be kept",
-            ),
-            (
-                limits("10%", "unlimited", "unlimited", "5"),
-                Kind::Group,
-                "`disk_inodes_soft` cannot be kept",
-            ),
+        let (project, group) = (Kind::Project, Kind::Group);
+        for (text, kind, part) in [
+            ("0 - 1 1", project, "`disk_space` is nothing"),
+            ("1M 2M 1 1", project, "`disk_space_soft` (2097152) is above"),
+            ("10% - 1 2", group, "`disk_inodes_soft` (2) is above"),
+            ("10% 5% - -", group, "`disk_space_soft` cannot be kept"),
+            ("10% - 5 -", group, "`disk_inodes` cannot be kept"),
+            ("10% - - 5", group, "`disk_inodes_soft` cannot be kept"),
         ] {
-            let error = wanted(&limits, WHOLE, kind).unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
+            let error = wanted(&limits(text), WHOLE, kind).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
         }
-        assert!(
-            wanted(
-                &limits("10%", "unlimited", "unlimited", "unlimited"),
-                WHOLE,
-                Kind::Group
-            )
-            .is_ok()
-        );
+        assert!(wanted(&limits("10% - - -"), WHOLE, group).is_ok());
     }
 }
