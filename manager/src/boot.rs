@@ -82,6 +82,10 @@ pub(crate) fn entries(definitions: &[Definition]) -> Vec<Entry> {
                 after.push(target);
             }
         }
+        // The unit comes after it, if anybody wants it.
+        if !definition.addresses.is_empty() && definition.start != Start::Manual {
+            writeln!(text, "Wants=network-online.target").ok();
+        }
         after.sort();
         after.dedup();
         for other in after.iter().filter(|other| **other != own) {
@@ -131,11 +135,13 @@ mod tests {
 
     #[test]
     fn at_boot_and_with_a_device() {
+        let mut late = definition("late", "boot", 10, &[]);
+        late.addresses = vec!["192.0.2.10".parse().unwrap()];
         let definitions = [
             definition("db", "boot", 900, &[]),
             definition("log", "boot", 900, &["db", "log"]),
             definition("web", "boot", 500, &["db"]),
-            definition("late", "boot", 10, &[]),
+            late,
             definition("scan", "device:epson", 500, &["web"]),
             definition("tool", "manual", 500, &["db"]),
         ];
@@ -149,7 +155,7 @@ mod tests {
                 "ctm.target.wants/ctm@web.service",
                 "ctm@web.service.d/50-ctm.conf: [Unit] After=ctm@db.service After=ctm@log.service ",
                 "ctm.target.wants/ctm@late.service",
-                "ctm@late.service.d/50-ctm.conf: [Unit] After=ctm@web.service ",
+                "ctm@late.service.d/50-ctm.conf: [Unit] Wants=network-online.target After=ctm@web.service ",
                 "devbroker-alias@epson.target.wants/ctm@scan.service",
                 "ctm@scan.service.d/50-ctm.conf: [Unit] BindsTo=devbroker-alias@epson.target \
                  After=ctm@web.service After=devbroker-alias@epson.target ",

@@ -5,6 +5,7 @@ use crate::plan::split::Host;
 use crate::plan::validate::{DiskKept, Machine};
 use crate::quantity::{QuantityError, Size};
 use crate::quota::{self, Kind};
+use crate::run::network;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,6 +141,8 @@ pub(crate) fn machine<'d>(
         open_files: Some(limit("/proc/sys/fs/nr_open")?),
         huge_pages: huge_pages(),
         missing: devices.filter(|device| !device.exists()).cloned().collect(),
+        // Without the program that tells it nothing is known of it, and no container has an address.
+        network: network::Host::read().unwrap_or_default(),
     })
 }
 

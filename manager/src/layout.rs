@@ -189,6 +189,11 @@ impl RunFolder {
         self.0.join("bundle")
     }
 
+    /// Which addresses the container may have.
+    pub(crate) fn network(&self) -> PathBuf {
+        self.0.join("network.json")
+    }
+
     /// Where crun writes the first process' id.
     pub(crate) fn pid_file(&self) -> PathBuf {
         self.0.join("pid")

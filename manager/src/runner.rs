@@ -19,6 +19,7 @@ use crate::run::crun::{Crun, CrunError, Output};
 use crate::run::hooks::{HookError, Hooks, Turn};
 use crate::run::limit::{self, LimitError};
 use crate::run::live_mount::{LiveMountError, Made};
+use crate::run::network::{self, NetworkError};
 use crate::run::overlay::{self, OverlayError};
 use crate::run::volume::{self, VolumeError};
 use crate::{atomic, fail_point};
@@ -78,6 +79,8 @@ pub(crate) enum StepError {
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Limit(#[from] LimitError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
     #[error(transparent)]
@@ -212,6 +215,10 @@ impl<'a> Runner<'a> {
             Step::Limit { run, held } => {
                 let init = self.init.ok_or(StepError::Order("the first process"))?;
                 held.hold(self.layout, run, init)?;
+            }
+            Step::Network { wanted } => {
+                let init = self.init.ok_or(StepError::Order("the first process"))?;
+                network::apply(self.layout, wanted, init)?;
             }
             Step::Filter { cgroup, dir } => {
                 let mut done = |step| fail_point::reached("filter", &format!("{step:?}"));
@@ -383,6 +390,7 @@ impl<'a> Runner<'a> {
                 cgroup.remove()?;
             }
             Step::Limit { run, .. } => limit::release(self.layout, run)?,
+            Step::Network { .. } => network::release(self.layout, self.name)?,
             Step::Filter { dir, .. } => DeviceFilter::collect(dir)?,
             Step::Register { file } => broker::unregister(file)?,
             Step::Announce { .. } => {

@@ -1,7 +1,7 @@
 //! What containers are made from, and what they share.
 
 use super::Output;
-use crate::definition::CapabilityChange;
+use crate::definition::{Address, CapabilityChange};
 use crate::make::bootstrap::Distro;
 use crate::make::recipe::is_word;
 use clap::{Args, Subcommand};
@@ -48,6 +48,9 @@ pub(crate) struct Create {
     /// Its DNS domain.
     #[arg(long)]
     pub(crate) domain: Option<String>,
+    /// An address that is routed to it, IPv4 or IPv6; can be given several times.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Vec<Address>,
     /// The profile that says what its definition does not.
     #[arg(long)]
     pub(crate) profile: Option<ContainerName>,

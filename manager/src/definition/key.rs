@@ -2,7 +2,7 @@
 //! them: parsing, new files, `ctm set` and `ctm config` all go by it.
 
 use super::value::{self, Fault, Value, string};
-use super::{Definition, disk, limit_value, mount, threshold};
+use super::{Definition, address, disk, limit_value, mount, threshold};
 use crate::ids::{IdBlock, Ids};
 use crate::make::base::BaseId;
 use toml_edit::{Array, InlineTable};
@@ -237,6 +237,15 @@ pub(crate) static KEYS: &[Key] = &[
             place(&mut definition.after, names)
         },
         show: |definition| strings(&definition.after),
+    },
+    Key {
+        name: "ip",
+        about: "Addresses that are routed to it, as in [\"192.0.2.10\", \"2001:db8::10\"].",
+        effect: Effect::AtOnce,
+        identity: true,
+        seeded: false,
+        read: |value, definition| place(&mut definition.addresses, address::addresses(value)),
+        show: |definition| strings(&definition.addresses),
     },
     Key {
         name: "mount",

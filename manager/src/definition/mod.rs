@@ -2,6 +2,7 @@
 //!
 //! Pure: text in, definition or all its faults out. Reading and writing files is `definitions`'.
 
+mod address;
 mod boot;
 mod capability;
 mod disk;
@@ -15,6 +16,7 @@ mod scale;
 mod threshold;
 pub(crate) mod value;
 
+pub(crate) use address::Address;
 pub(crate) use boot::Start;
 pub(crate) use capability::CapabilityChange;
 pub(crate) use disk::{DiskLimits, Grace};
@@ -79,6 +81,8 @@ pub(crate) struct Definition {
     pub(crate) boot_order: u16,
     /// Containers that start before it.
     pub(crate) after: Vec<ContainerName>,
+    /// What it is reached by, the usual source of what it sends first.
+    pub(crate) addresses: Vec<Address>,
     /// What is mounted in it.
     pub(crate) mounts: Vec<MountDefinition>,
     /// What it may use.
@@ -112,6 +116,7 @@ impl Definition {
             start: Start::Manual,
             boot_order: BOOT_ORDER,
             after: Vec::new(),
+            addresses: Vec::new(),
             mounts: Vec::new(),
             limits: Limits::default(),
             disk: DiskLimits::default(),
@@ -218,6 +223,7 @@ mod tests {
         definition.start = Start::Device("epson".parse().unwrap());
         definition.boot_order = 7;
         definition.after = vec!["db".parse().unwrap()];
+        definition.addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         definition.profile = Some("small".parse().unwrap());
         definition.disk = DiskLimits {
             space: "1.5G".parse().unwrap(),

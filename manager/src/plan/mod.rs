@@ -21,6 +21,7 @@ use crate::quota;
 use crate::run::bundle;
 use crate::run::cgroup::{Cgroup, Run};
 use crate::run::limit::{Facts, Held};
+use crate::run::network::Wanted;
 use devbroker::model::InstanceId;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
@@ -66,6 +67,8 @@ pub(crate) enum Step {
     Create { cgroup: Cgroup },
     /// What holds the container from outside. Undone: what was kept for it is given up.
     Limit { run: Run, held: Held },
+    /// Addresses are routed to the container. Undone, also where they were changed since: nothing of them is left on the host.
+    Network { wanted: Wanted },
     /// A file system is mounted in the container whose first process waits. It goes with the container.
     Mount { mount: MountDefinition, ids: Ids },
     /// The device program on the container's cgroup. Undone: the pins are removed.
@@ -147,6 +150,7 @@ impl Step {
             Self::Bundle { .. } => "bundle",
             Self::Create { .. } => "create",
             Self::Limit { .. } => "limit",
+            Self::Network { .. } => "network",
             Self::Mount { .. } => "mount",
             Self::Filter { .. } => "filter",
             Self::Register { .. } => "register",
@@ -194,6 +198,7 @@ impl fmt::Display for Step {
             Self::Bundle { path, .. } => write!(f, "write {}", path.join("config.json").display()),
             Self::Create { cgroup } => write!(f, "crun create in cgroup {}", cgroup.path().display()),
             Self::Limit { held, .. } => write!(f, "hold it to {held}"),
+            Self::Network { wanted } => write!(f, "{wanted}"),
             Self::Mount { mount, .. } => write!(f, "mount {} in the container", mount.target.display()),
             Self::Filter { dir, .. } => write!(f, "attach the device program, pinned in {}", dir.display()),
             Self::Register { file } => write!(f, "write {}", file.display()),
@@ -287,6 +292,9 @@ pub(crate) fn start(
             run: run.clone(),
             held: host.held.for_new(),
         },
+        Step::Network {
+            wanted: Wanted::of(definition),
+        },
     ]);
     // crun would cut off from the host what it binds, also what is to follow it, and older ones leave restrictions out.
     steps.extend(definition.mounts.iter().map(|mount| Step::Mount {
@@ -334,6 +342,7 @@ mod tests {
             mount("/srv", true),
             mount("/srv/a", false),
         ];
+        definition.addresses = vec!["192.0.2.10".parse().unwrap(), "2001:db8::10".parse().unwrap()];
         let own = Cgroup::parse("0::/user.slice").unwrap();
         let run = Cgroup::of_run(&definition.name, &own);
         let facts = Facts::of(&definition, &Host::default());
@@ -349,6 +358,7 @@ mod tests {
                 "write /run/ctm/scan/bundle/config.json",
                 "crun create in cgroup /ctm/scan/container",
                 "hold it to no limits",
+                "route 192.0.2.10, 2001:db8::10 to it by ctm-scan",
                 "mount /first in the container",
                 "mount /srv in the container",
                 "mount /srv/a in the container",

@@ -3,7 +3,8 @@
 use crate::definition::{Definition, Limits, MountSource};
 use crate::ids::Ids;
 use crate::layout::Layout;
-use crate::run::{limit, overlay};
+use crate::run::{limit, network, overlay};
+use devbroker::model::ContainerName;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,14 @@ pub(crate) enum NeedError {
     /// The file system of what is bound has no idmapped mounts.
     #[error("cannot bind {} with the container's ids: {error}; its file system or this kernel has no idmapped mounts, take `ids = \"container\"` out", .from.display())]
     NoIdMap { from: PathBuf, error: io::Error },
+    /// Nothing to make its network with.
+    #[error("its addresses need the program {0}, which is not there; install the package iproute2")]
+    Tool(String),
+    /// No such family of addresses.
+    #[error(
+        "this kernel has no IPv6, and the container has an address of it; take it out with `ctm set {0} ip=[...]`"
+    )]
+    NoIpv6(ContainerName),
     /// No such profile.
     #[error("no AppArmor profile {0} is loaded; load it with `apparmor_parser`, or say `apparmor = \"\"`")]
     Profile(String),
@@ -53,6 +62,7 @@ pub(crate) fn check(layout: &Layout, definition: &Definition) -> Result<(), Need
         }
     }
     check_limits(definition)?;
+    check_network(definition)?;
     if definition.apparmor.is_empty() || is_loaded(&definition.apparmor) {
         Ok(())
     } else {
@@ -66,6 +76,21 @@ pub(crate) fn check_limits(definition: &Definition) -> Result<(), NeedError> {
         Ok(())
     } else {
         Err(NeedError::Undelegated)
+    }
+}
+
+/// Refuses addresses that cannot be routed to it.
+pub(crate) fn check_network(definition: &Definition) -> Result<(), NeedError> {
+    if definition.addresses.is_empty() {
+        return Ok(());
+    }
+    if let Some(tool) = network::missing_tool() {
+        return Err(NeedError::Tool(tool));
+    }
+    if network::has_ipv6() || definition.addresses.iter().all(|address| address.is_ipv4()) {
+        Ok(())
+    } else {
+        Err(NeedError::NoIpv6(definition.name.clone()))
     }
 }
 

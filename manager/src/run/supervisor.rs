@@ -17,6 +17,7 @@ use crate::run::hold::Holds;
 use crate::run::hooks::{HookError, Hooks, Turn};
 use crate::run::limit::{Facts, LimitError};
 use crate::run::needs::{self, NeedError};
+use crate::run::network::{self, TakenError};
 use crate::run::output::Kept;
 use crate::run::state::{self, Last, Phase, State, StateError};
 use crate::run::watch::Watch;
@@ -62,6 +63,8 @@ pub(crate) enum RunError {
     NoReaper(PathBuf),
     #[error(transparent)]
     Need(#[from] NeedError),
+    #[error(transparent)]
+    Taken(#[from] TakenError),
     #[error(transparent)]
     Limit(#[from] LimitError),
     #[error("cannot write the container's OCI configuration: {0}")]
@@ -176,6 +179,7 @@ fn once(
         return Err(RunError::NoReaper(layout.reaper.clone()));
     }
     needs::check(layout, &definition)?;
+    network::check_taken(layout, name, &definition.addresses)?;
     let instance = random_instance().map_err(failed("read /dev/urandom"))?;
     let steps = plan::start(
         &definition,

@@ -6,6 +6,8 @@ use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::quota::{self, Activity};
+use crate::run::network::{self, Host};
+use crate::run::state::State;
 use crate::run::{limit, needs};
 use crate::{atomic, lock, service};
 use anyhow::{Context, Result, bail};
@@ -90,6 +92,9 @@ pub(super) fn apply(layout: &Layout, name: &ContainerName, changes: &[Edit]) -> 
         )?;
     }
     say_what_waits(layout, Some(&before), &after)?;
+    if before.addresses != after.addresses && !layout.offline {
+        say_what_is_not_passed_on(&after)?;
+    }
     Ok(is_systemds(Some(&before), &after))
 }
 
@@ -106,6 +111,12 @@ fn replace(
         .with_context(unchanged)?
         .definition;
     let condition = Condition::of(layout, name)?;
+    let other_addresses = before.is_none_or(|before| before.addresses != after.addresses);
+    // Whose an address is follows from all definitions, so no other may be written in between.
+    let _addresses = other_addresses.then(|| lock::ids(layout)).transpose()?;
+    if other_addresses && !layout.offline {
+        network::check_taken(layout, name, &after.addresses).with_context(unchanged)?;
+    }
     follow(layout, &condition, before, &after).with_context(unchanged)?;
     if let Err(error) = definitions::replace(layout, name, text) {
         if let Some(before) = before {
@@ -139,10 +150,37 @@ pub(super) fn follow(
     let held = needs::check_limits(after)
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(limit::change(layout, state, before, after)?));
+    let held = held.and_then(|()| {
+        let routed = rerouted(layout, state, before, after);
+        if routed.is_err() {
+            limit::change(layout, state, after, before)?;
+        }
+        routed
+    });
     if held.is_err() {
         quota::follow(layout, Some(after), before, activity)?;
     }
     held
+}
+
+/// Has the addresses of a running container be those of another definition.
+fn rerouted(layout: &Layout, state: &State, before: &Definition, after: &Definition) -> Result<()> {
+    if before.addresses != after.addresses {
+        needs::check_network(after)?;
+        network::change(layout, state, before, after)?;
+    }
+    Ok(())
+}
+
+/// Says what keeps a container's addresses from being reached from elsewhere: the host's settings are the administrator's.
+pub(super) fn say_what_is_not_passed_on(definition: &Definition) -> Result<()> {
+    if definition.addresses.is_empty() || network::missing_tool().is_some() {
+        return Ok(());
+    }
+    if let Some(text) = Host::read()?.not_passed_on(&definition.addresses) {
+        writeln!(io::stderr(), "warning: {text}")?;
+    }
+    Ok(())
 }
 
 /// Says which changes do not count yet.
@@ -172,6 +210,7 @@ pub(super) fn differs(key: &Key, before: Option<&Definition>, after: &Definition
 fn is_systemds(before: Option<&Definition>, after: &Definition) -> bool {
     before.is_none_or(|before| {
         before.start != after.start
+            || before.addresses.is_empty() != after.addresses.is_empty()
             || before.after != after.after
             || (after.start == Start::Boot && before.boot_order != after.boot_order)
     })

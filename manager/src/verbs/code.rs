@@ -11,6 +11,7 @@ use crate::make::work::{Interrupted, WorkError};
 use crate::plan::split::SplitError;
 use crate::run::failure::Failure;
 use crate::run::limit::LimitError;
+use crate::run::network::TakenError;
 use crate::run::overlay::OverlayError;
 use crate::run::supervisor::RunError;
 use crate::runner::StepError;
@@ -43,6 +44,8 @@ pub(crate) enum Code {
     Running,
     /// There is a container of this name already.
     Exists,
+    /// An address is somebody else's.
+    AddressTaken,
     /// A hook failed.
     Hook,
     /// The disk is full.
@@ -72,6 +75,7 @@ impl Code {
         Self::NotRunning,
         Self::Running,
         Self::Exists,
+        Self::AddressTaken,
         Self::Hook,
         Self::NoSpace,
         Self::NoSource,
@@ -95,6 +99,7 @@ impl Code {
             Self::NotRunning => 31,
             Self::Running => 32,
             Self::Exists => 44,
+            Self::AddressTaken => 78,
             Self::Hook => 79,
             Self::NoSpace => 46,
             Self::NoSource => 53,
@@ -131,6 +136,9 @@ impl Code {
         if let Some(LockError::Held { .. }) = cause.downcast_ref() {
             return Some(Self::Locked);
         }
+        if let Some(error) = cause.downcast_ref::<TakenError>() {
+            return Self::of_taken(error);
+        }
         if cause.is::<EntryError>() {
             return Some(Self::CannotRun);
         }
@@ -154,6 +162,7 @@ impl Code {
                 RunError::Busy(_) => Some(Self::Running),
                 RunError::Load(error) => Self::of_load(error),
                 RunError::Need(_) => Some(Self::NoSource),
+                RunError::Taken(error) => Self::of_taken(error),
                 RunError::Lock(_)
                 | RunError::Limit(_)
                 | RunError::Clean { .. }
@@ -208,8 +217,17 @@ impl Code {
             | StepError::Overlay(_)
             | StepError::Quota(_)
             | StepError::Limit(_)
+            | StepError::Network(_)
             | StepError::Order(_)
             | StepError::Gone(_) => None,
+        }
+    }
+
+    fn of_taken(error: &TakenError) -> Option<Self> {
+        match error {
+            TakenError::Container { .. } | TakenError::Host { .. } => Some(Self::AddressTaken),
+            TakenError::Load(error) => Self::of_load(error),
+            TakenError::Network(_) => None,
         }
     }
 

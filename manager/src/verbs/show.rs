@@ -86,6 +86,7 @@ pub(super) fn status(layout: &Layout, arguments: &cli::Status) -> Result<Code> {
             ("what", view.description.clone()),
             ("pid", view.pid.map(|pid| pid.to_string())),
             ("up for", view.uptime().map(span)),
+            ("ip", view.ip()),
             ("userns", Some(view.userns())),
             ("not confined", view.not_confined()),
             ("rootfs", path(&view.rootfs)),

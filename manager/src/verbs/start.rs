@@ -1,6 +1,6 @@
 //! `ctm start`: through systemd where it runs the machine and has our unit, otherwise a supervisor of our own.
 
-use super::{Code, Condition, Refused};
+use super::{Code, Condition, Refused, change};
 use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
 use crate::run::cgroup;
@@ -46,6 +46,10 @@ pub(super) fn up(layout: &Layout, name: &ContainerName) -> Result<()> {
         .into());
     }
     cgroup::require_unified()?;
+    // One with faults is refused by who starts it, in its own words.
+    if let Ok(definition) = definitions::load(layout, name) {
+        change::say_what_is_not_passed_on(&definition)?;
+    }
     failure::forget(layout, name)
         .with_context(|| format!("cannot forget why {name} could not be started last time"))?;
     let started = if service::is_available() {

@@ -1,7 +1,7 @@
 //! A container as `ctm list` and `ctm status` show it, and the columns there are.
 
 use super::Condition;
-use crate::definition::{Definition, Start};
+use crate::definition::{Address, Definition, Start};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::plan::Step;
@@ -34,6 +34,8 @@ pub(super) struct View {
     pub(super) rootfs: Option<PathBuf>,
     pub(super) hostname: Option<String>,
     pub(super) description: Option<String>,
+    /// Its addresses.
+    pub(super) ip: Vec<Address>,
     /// What starts it.
     pub(super) start: Option<String>,
     pub(super) instance: Option<InstanceId>,
@@ -84,6 +86,9 @@ impl View {
                 .as_ref()
                 .map(|definition| definition.description.clone())
                 .filter(|text| !text.is_empty()),
+            ip: definition
+                .as_ref()
+                .map_or_else(Vec::new, |definition| definition.addresses.clone()),
             start: definition
                 .as_ref()
                 .map(|definition| &definition.start)
@@ -109,6 +114,12 @@ impl View {
             (None, None) => "no".into(),
             (None, Some(_)) => "?".into(),
         }
+    }
+
+    /// Its addresses, for one that has any.
+    pub(super) fn ip(&self) -> Option<String> {
+        let ip: Vec<_> = self.ip.iter().map(ToString::to_string).collect();
+        (!ip.is_empty()).then(|| ip.join(" "))
     }
 
     /// How it is the host's root, for one that is.
@@ -158,7 +169,7 @@ fn path(path: Option<&PathBuf>) -> Cell {
 }
 
 /// All columns.
-static COLUMNS: [Column; 15] = [
+static COLUMNS: [Column; 16] = [
     Column {
         name: "name",
         of: |view| Cell::text(view.name.to_string()),
@@ -193,6 +204,10 @@ static COLUMNS: [Column; 15] = [
     Column {
         name: "description",
         of: |view| Cell::text(view.description.clone()),
+    },
+    Column {
+        name: "ip",
+        of: |view| Cell::text(view.ip()),
     },
     Column {
         name: "start",
@@ -267,9 +282,9 @@ mod tests {
             );
         }
         assert!(USUAL.iter().all(|name| name.parse::<ColumnName>().is_ok()));
-        let error = "ip".parse::<ColumnName>().unwrap_err().to_string();
+        let error = "ipx".parse::<ColumnName>().unwrap_err().to_string();
         assert!(
-            error.starts_with("there is no column `ip`; there are name, state"),
+            error.starts_with("there is no column `ipx`; there are name, state"),
             "{error}"
         );
     }

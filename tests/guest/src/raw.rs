@@ -39,3 +39,32 @@ fn leave() -> ! {
     // SAFETY: ends the process without running anything of the parent's.
     unsafe { libc::_exit(0) }
 }
+
+/// Sends a frame so many times on the interface of this number (`packet(7)`).
+pub fn send_frames(interface: u32, frame: &[u8], count: usize) -> Result<(), Errno> {
+    let number = |number: i32| usize::try_from(number).unwrap_or(0);
+    let socket = call(
+        libc::SYS_socket,
+        [number(libc::AF_PACKET), number(libc::SOCK_RAW), 0, 0, 0, 0],
+    )?;
+    let socket = usize::try_from(socket).unwrap_or(usize::MAX);
+    // `struct sockaddr_ll` of `linux/if_packet.h`: family, protocol, interface, then what a whole frame says itself.
+    let family = u16::try_from(libc::AF_PACKET).unwrap_or(17);
+    let mut to = [0_u8; 20];
+    let fields = family
+        .to_ne_bytes()
+        .into_iter()
+        .chain([0; 2])
+        .chain(interface.to_ne_bytes());
+    for (byte, value) in to.iter_mut().zip(fields) {
+        *byte = value;
+    }
+    for _ in 0..count {
+        let (from, length) = (frame.as_ptr().addr(), frame.len());
+        call(
+            libc::SYS_sendto,
+            [socket, from, length, 0, to.as_ptr().addr(), to.len()],
+        )?;
+    }
+    call(libc::SYS_close, [socket, 0, 0, 0, 0, 0]).map(drop)
+}

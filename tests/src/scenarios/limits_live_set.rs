@@ -18,7 +18,7 @@ container = "ctm:box"
 "#;
 
 /// Keys of a definition that limit nothing.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
     "description",
     "rootfs",
     "base",
@@ -36,6 +36,7 @@ const OTHERS: [&str; 19] = [
     "start",
     "boot_order",
     "after",
+    "ip",
     "mount",
     "profile",
 ];

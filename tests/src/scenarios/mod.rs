@@ -12,6 +12,7 @@ mod ctm_create;
 mod ctm_hostile;
 mod ctm_inits;
 mod ctm_mounts;
+mod ctm_network;
 mod ctm_on_plug;
 mod ctm_power_cut;
 mod ctm_pty;
@@ -112,6 +113,7 @@ pub const ALL: &[Scenario] = &[
     scenario("ctm-verbs", "each verb and each exit code, by ctm and by systemd, with a device that stays granted through all", ctm_verbs::run),
     scenario("ctm-inits", "systemd, sysvinit, OpenRC, busybox, a bare program: up, orphans reaped, stopped, rebooted, powered off", ctm_inits::run),
     scenario("ctm-mounts", "binds, memory, a partition by UUID, what the host mounts later, with whose ids; live and by definition; no link leads out", ctm_mounts::run),
+    scenario("ctm-network", "addresses routed to containers: reached by all, nobody else's, changed live, nothing sent from others, nothing left", ctm_network::run),
     scenario("ctm-userns", "ranges of their own, whose files are whose, one shifted once, su and ping inside, AppArmor", ctm_userns::run),
     scenario("ctm-on-plug", "a device starts a container and another unit, and takes them with it", ctm_on_plug::run),
     scenario("ctm-power-cut", "the power goes in the middle of create, start, set, destroy: whole or not there, mended by the same commands", ctm_power_cut::run),

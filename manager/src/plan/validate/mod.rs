@@ -7,6 +7,7 @@ mod together;
 use crate::definition::{Definition, Edit, Numbers, Parsed, Text, key, parse, parse_profile, profile_of};
 use crate::layout::Layout;
 use crate::quantity::{Limit, Size};
+use crate::run::network;
 use devbroker::config::{Diagnostic, Source};
 use devbroker::model::{ContainerName, Origin};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) huge_pages: Option<Vec<u64>>,
     /// Devices that definitions name and that are not there.
     pub(crate) missing: BTreeSet<PathBuf>,
+    /// Its addresses, and what it passes on.
+    pub(crate) network: network::Host,
 }
 
 /// Which limits of disk a file system keeps.
@@ -295,6 +298,7 @@ mod tests {
             open_files: Some(1_048_576),
             huge_pages: Some(vec![2 << 20]),
             missing: [PathBuf::from("/dev/none")].into(),
+            network: network::Host::described("eth0", "192.0.2.1", &["net/ipv4/ip_forward"]),
         }
     }
 
@@ -408,6 +412,16 @@ mod tests {
                 "2:1: error: `rlimits` lets a process open 2000000 files, and this host's fs.nr_open is 1048576",
             ),
             ("rlimits = { nofile = 1048576 }", ""),
+            (
+                "ip = [\"192.0.2.1\", \"2001:db8::1\"]",
+                "2:1: error: 192.0.2.1 is the host's own, on eth0",
+            ),
+            (
+                "ip = [\"192.0.2.2\"]",
+                "2:1: warning: this host does not pass on what is for 192.0.2.2; put `net.ipv4.ip_forward = 1` into \
+                 /etc/sysctl.d/60-ctm.conf and run `sysctl --system`",
+            ),
+            ("ip = [\"2001:db8::1\"]", ""),
             (
                 "oom_score_adj = -1000\nmemory_limit = \"1G\"",
                 "2:1: warning: `oom_score_adj` is -1000 and there is a `memory_limit`",

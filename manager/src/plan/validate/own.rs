@@ -49,6 +49,9 @@ pub(super) fn check(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
         found(ordered(read, machine, lower, upper, why));
     }
     found(without_effect(read, machine));
+    for finding in addresses(read, machine) {
+        found(Some(finding));
+    }
     found(shm(read, machine));
     for name in ["memory_limit", "memory_barrier"] {
         found(too_little(read, machine, name));
@@ -118,6 +121,31 @@ fn at(read: &Read<'_>, name: &str, message: String) -> Option<Diagnostic> {
 fn plain(read: &Read<'_>, name: &str) -> Option<String> {
     let value = read.value(name)?;
     Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+}
+
+/// Addresses that the host has itself, and those that it does not pass anything on to.
+fn addresses(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
+    let definition = read.definition();
+    let Some(origin) = read.origin("ip") else {
+        return Vec::new();
+    };
+    let own = definition.addresses.iter().filter_map(|address| {
+        let device = machine.network.device_of(address.ip())?;
+        let fault = Diagnostic::at(
+            origin.clone(),
+            format!("{address} is the host's own, on {device}"),
+        );
+        Some(Finding::from(
+            fault.help("give the container another, which the host routes to it"),
+        ))
+    });
+    let own: Vec<_> = own.collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let text = machine.network.not_passed_on(&definition.addresses);
+    let warning = text.map(|text| Diagnostic::at(origin.clone(), text).warning());
+    warning.map(Finding::from).into_iter().collect()
 }
 
 fn ordered(read: &Read<'_>, machine: &Machine, lower: &str, upper: &str, why: &str) -> Option<Finding> {

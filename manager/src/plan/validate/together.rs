@@ -174,7 +174,7 @@ fn lowered(mut finding: Finding, asked: &Asked<'_, '_>, most: u64) -> Finding {
     finding
 }
 
-/// What one container alone can have: its root file system, its ids.
+/// What one container alone can have: its root file system, its ids, its addresses.
 fn pairs(all: &[Read<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, read) in all.iter().enumerate() {
@@ -198,6 +198,14 @@ fn pairs(all: &[Read<'_>]) -> Vec<Finding> {
                     findings.extend(clash(read, "userns", other, message));
                 }
             }
+            let addresses = &definition.addresses;
+            if let Some(same) = addresses.iter().find(|one| earlier.addresses.contains(one)) {
+                let message = format!(
+                    "{same} is container {}'s as well: neither of them can start",
+                    earlier.name
+                );
+                findings.extend(both_have(read, other, message));
+            }
         }
     }
     findings
@@ -208,6 +216,13 @@ fn clash(read: &Read<'_>, name: &str, other: &Read<'_>, message: String) -> Opti
     let mut fault = Diagnostic::at(origin.clone(), message)
         .help("make another container with `ctm create --clone`, which has its own");
     fault.other = other.origin(name).cloned();
+    Some(fault.into())
+}
+
+fn both_have(read: &Read<'_>, other: &Read<'_>, message: String) -> Option<Finding> {
+    let mut fault =
+        Diagnostic::at(read.origin("ip")?.clone(), message).help("give one of them another with `ctm set`");
+    fault.other = other.origin("ip").cloned();
     Some(fault.into())
 }
 

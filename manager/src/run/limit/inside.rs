@@ -10,14 +10,12 @@ use crate::run::bundle::TTY_GROUP;
 use crate::run::cgroup::Cgroup;
 use crate::run::hold;
 use crate::run::live_mount::{FileSystem, Inside, LiveMountError};
+use crate::run::namespace::Network;
 use crate::sys;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Resource, prlimit};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,7 +35,9 @@ pub(super) fn tcp_buffers(init: ProcessId, wanted: [Option<u64>; 2]) -> Result<(
         };
         let host = fs::read_to_string(path).map_err(failed)?;
         let text = buffers(&host, most).ok_or_else(|| failed(io::Error::other("no such size")))?;
-        within_network(init, || fs::write(path, &text)).map_err(failed)?;
+        Network::of(init)
+            .and_then(|network| network.within(|| fs::write(path, &text)))
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -59,31 +59,6 @@ fn buffers(host: &str, most: Option<u64>) -> Option<String> {
     }
     let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
     Some(sizes.join(" "))
-}
-
-/// Does something in the container's network namespace, on a thread of its own.
-fn within_network(init: ProcessId, act: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
-    let held = init.open().ok_or_else(|| io::Error::other("it has just ended"))?;
-    let path = format!("/proc/{}/ns/net", init.pid);
-    let network = openat(
-        CWD,
-        path.as_str(),
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    // Had it ended before, the number could have been another's.
-    if crate::process::ended(&held, Instant::now())? {
-        return Err(io::Error::other("it has just ended"));
-    }
-    std::thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-            act()
-        });
-        there
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread for it panicked")))
-    })
 }
 
 fn mounted(key: &'static str) -> impl FnOnce(LiveMountError) -> LimitError {

@@ -9,6 +9,7 @@ use crate::layout::Layout;
 use crate::verbs::init::{self, Init};
 use anyhow::{Context, Result};
 use std::io::{self, Write};
+use toml_edit::Array;
 
 /// What the arguments make it, without faults. Its base is not known yet.
 pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Found) -> Result<Definition> {
@@ -26,6 +27,8 @@ pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Fou
     definition.hostname = arguments.hostname.clone().unwrap_or(fresh.hostname);
     definition.rootfs = found.rootfs.clone().unwrap_or(fresh.rootfs);
     definition.start = fresh.start;
+    // Nobody else's, and not those of what it is a copy of.
+    definition.addresses.clone_from(&arguments.ip);
     if let Some(domain) = &arguments.domain {
         definition.domain.clone_from(domain);
     }
@@ -50,7 +53,9 @@ pub(in crate::verbs) fn cloned_text(model: &str, of: &Definition, clone: &Defini
     for key in KEYS {
         let (before, now) = ((key.show)(of), (key.show)(clone));
         if before.to_string() != now.to_string() {
-            let usual = now.as_str().is_some_and(str::is_empty);
+            // Of what is a container's alone no profile says anything that would have to be taken back.
+            let is_none = key.identity && now.as_array().is_some_and(Array::is_empty);
+            let usual = is_none || now.as_str().is_some_and(str::is_empty);
             text = Edit::new(key.name, (!usual).then_some(now))?.apply(&text)?;
         }
     }

@@ -21,6 +21,7 @@ use crate::make::work::{Interrupts, Watcher};
 use crate::plan::{self, Origin, Step};
 use crate::run::clean;
 use crate::run::hooks;
+use crate::run::network;
 use crate::run::overlay;
 use crate::runner::Runner;
 use anyhow::{Context, Result, bail};
@@ -57,6 +58,7 @@ pub(super) fn run(layout: &Layout, arguments: &cli::Create) -> Result<Code> {
         Ids::Host
     };
     let mut definition = definition::of(layout, arguments, ids, &found)?;
+    check_addresses(layout, &definition)?;
     if arguments.dry_run {
         return shown(layout, &definition, &found);
     }
@@ -116,11 +118,12 @@ fn make(layout: &Layout, runner: &mut Runner<'_>, found: &Found, definition: &mu
             on_base(layout, definition, &base)?
         }
     };
-    // Host ids are chosen by looking at all definitions, so no other may be written in between.
+    // Host ids are chosen by looking at all definitions, and so is whose an address is, so no other may be written in between.
     let _ids = lock::ids(layout)?;
     if definition.ids != Ids::Host {
         definition.ids = Ids::Block(free_ids(layout)?);
     }
+    check_addresses(layout, definition)?;
     carry_out(layout, runner, found, definition, &origin)
 }
 
@@ -212,6 +215,12 @@ fn undo(runner: &Runner<'_>, steps: &[Step]) {
     for failure in runner.undo_all(steps) {
         tracing::error!(error = %failure, "cleaning up after a failure failed");
     }
+}
+
+/// Refuses addresses that are somebody's.
+fn check_addresses(layout: &Layout, definition: &Definition) -> Result<()> {
+    network::check_taken(layout, &definition.name, &definition.addresses)
+        .with_context(|| format!("container {} was not created", definition.name))
 }
 
 /// Host ids that no container and nobody else has.

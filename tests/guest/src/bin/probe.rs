@@ -13,6 +13,9 @@
 //!                                        for each line of its input and prints the outcome
 //! probe wait-path [--gone] PATH [SECONDS]
 //! probe ping IPV4                        as an ordinary user may: prints `answered`, or EACCES
+//! probe hear ADDRESS:PORT                prints `hearing`, then who sends which datagram, until it is killed
+//! probe send ADDRESS:0 ADDRESS:PORT TEXT a datagram
+//! probe frame DEVICE HEX COUNT           sends a frame as it is, so many times
 //! probe await-usb port:3.2|gadget:0:04b8:011f NODES
 //!                                        waits for the device and so many nodes; prints its folder and them
 //! probe beat COUNT FILE                  starts a process, writes 4 KiB to FILE and syncs it, COUNT times; prints the median and the
@@ -26,7 +29,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use devbroker_guest::look::{Face, Outcome, open};
 use devbroker_guest::plugged::{Place, nodes};
+use devbroker_guest::raw;
 use devbroker_guest::typist::Session;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -86,6 +90,12 @@ fn main() -> ExitCode {
             Ok(address) => ping(address),
             Err(_) => return usage(),
         },
+        ["hear", address] => hear(address),
+        ["send", from, to, text] => send(from, to, text),
+        ["frame", device, hex, count] => match (unhexed(hex), count.parse()) {
+            (Some(frame), Ok(count)) => send_frame(device, &frame, count),
+            _ => return usage(),
+        },
         ["hold", path] => hold(Path::new(path), rw),
         ["hold-opath", path] => hold_opath(Path::new(path)),
         ["wait-path", path, rest @ ..] => {
@@ -123,7 +133,7 @@ fn failure(error: &io::Error) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: probe open|stat|watch-open|mknod|ping|hold|hold-opath|wait-path|await-usb|beat|type ... (see its source)";
+    let text = "usage: probe open|stat|watch-open|mknod|ping|hear|send|frame|hold|hold-opath|wait-path|await-usb|beat|type ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
@@ -159,6 +169,37 @@ fn ping(address: Ipv4Addr) -> io::Result<bool> {
         Err(rustix::io::Errno::ACCESS) => say("EACCES")?,
         Err(error) => return Err(error.into()),
     }
+    Ok(true)
+}
+
+fn hear(address: &str) -> io::Result<bool> {
+    let socket = UdpSocket::bind(address)?;
+    say("hearing")?;
+    let mut text = [0; 256];
+    loop {
+        let (length, from) = socket.recv_from(&mut text)?;
+        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
+        say(format!("{} {text}", from.ip()))?;
+    }
+}
+
+fn send(from: &str, to: &str, text: &str) -> io::Result<bool> {
+    UdpSocket::bind(from)?.send_to(text.as_bytes(), to)?;
+    Ok(true)
+}
+
+fn unhexed(text: &str) -> Option<Vec<u8>> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+/// As only who has `NET_RAW` may (`packet(7)`).
+fn send_frame(device: &str, frame: &[u8], count: usize) -> io::Result<bool> {
+    let index = std::fs::read_to_string(format!("/sys/class/net/{device}/ifindex"))?;
+    let index: u32 = index.trim().parse().map_err(io::Error::other)?;
+    raw::send_frames(index, frame, count)?;
     Ok(true)
 }
 
