@@ -59,7 +59,7 @@ demo: prereqs
 endif
 
 bench: prereqs-build
-	@tests/prereqs.sh host
+	@tests/prereqs.sh bench
 	@$(CARGO) build --quiet --release -p devbroker -p ctm --bin devbroker --bin ctm
 	@$(CARGO) run --quiet --release -p devbroker-tests --bin bench -- --replugs $(N)
 

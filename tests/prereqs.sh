@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs with apt what building (prereqs.sh build), the demo on the host
-# (prereqs.sh host) or everything (prereqs.sh) needs and is not there yet. Says
-# what to do where it cannot.
+# (prereqs.sh host), the benchmark (prereqs.sh bench) or everything
+# (prereqs.sh) needs and is not there yet. Says what to do where it cannot.
 set -eu
 need=""
 want() { # program, package
@@ -47,6 +47,9 @@ if [ "${1:-all}" != build ]; then
   want setpriv util-linux
   want tar tar
   want udevadm udev
+fi
+if [ "${1:-all}" = bench ]; then
+  want systemd-nspawn systemd-container
 fi
 if [ "${1:-all}" = all ]; then
   want qemu-system-x86_64 qemu-system-x86

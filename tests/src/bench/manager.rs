@@ -2,7 +2,8 @@
 //!
 //! Runs in a mount namespace of its own with a pure cgroup v2 view, a bpffs and empty `/run`, `/var/lib` and `/etc/ctm`, so that
 //! the host's containers are neither seen nor touched. The container is a busybox that sleeps. crun alone has the same root file
-//! system and the very `config.json` that ctm wrote, but for its cgroup.
+//! system and the very `config.json` that ctm wrote, but for its cgroup. systemd-nspawn has a copy of that root file system with
+//! a user namespace as well; its first process says a line, since nobody else tells when it runs.
 
 use super::daemon::{Memory, memory_of};
 use super::inside::now;
@@ -12,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +25,9 @@ const AIM_LIST: f64 = 50.0;
 /// Commands in the container for each start.
 const COMMANDS: u32 = 5;
 
+/// The user ids of systemd-nspawn's container; it wants a multiple of 65536.
+const NSPAWN_IDS: &str = "1879048192:65536";
+
 const DEFINED: &str = "/etc/ctm";
 
 /// What was measured, in nanoseconds but for the memory.
@@ -32,6 +37,8 @@ pub(super) struct Figures {
     start: Vec<u64>,
     /// `crun run --detach` of the same bundle.
     start_alone: Vec<u64>,
+    /// `systemd-nspawn` until its first process has written a line.
+    start_nspawn: Vec<u64>,
     /// `ctm exec NAME -- true`.
     exec: Vec<u64>,
     /// `crun exec NAME true`.
@@ -43,10 +50,11 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    fn all(&self) -> [(&'static str, &[u64]); 5] {
+    fn all(&self) -> [(&'static str, &[u64]); 6] {
         [
             ("ctm start, until the first process runs", &self.start),
             ("crun alone: run", &self.start_alone),
+            ("systemd-nspawn, until its first line", &self.start_nspawn),
             ("ctm exec true", &self.exec),
             ("crun alone: exec true", &self.exec_alone),
             ("ctm list, 1000 definitions", &self.list),
@@ -87,6 +95,7 @@ impl Figures {
         json!({
             "start_us": spread(&self.start),
             "crun_run_us": spread(&self.start_alone),
+            "nspawn_us": spread(&self.start_nspawn),
             "exec_us": spread(&self.exec),
             "crun_exec_us": spread(&self.exec_alone),
             "list_us": spread(&self.list),
@@ -201,6 +210,10 @@ impl<'a> Room<'a> {
             run.args(["run", "--detach", "--bundle"]).arg(bundle).arg(&alone);
             figures.start_alone.push(timed(&mut run)?);
             timed(runtime("/run/crun-alone").args(["delete", "--force", &alone]))?;
+            if turn == 0 {
+                self.nspawn()?;
+            }
+            figures.start_nspawn.push(self.nspawn()?);
             figures.memory = Some(self.supervisor()?);
             self.ctm(&["stop", &self.name])?;
         }
@@ -213,6 +226,47 @@ impl<'a> Room<'a> {
             figures.list.push(self.ctm(&["list"])?);
         }
         Ok(figures)
+    }
+
+    /// How long systemd-nspawn takes. The first run also gives the files to its user namespace.
+    fn nspawn(&self) -> Result<u64> {
+        let cgroup = Path::new("/sys/fs/cgroup").join(format!("{}-nspawn", self.name));
+        fs::create_dir(&cgroup).context("make a cgroup for systemd-nspawn")?;
+        let root = "/run/nspawn-root";
+        if !Path::new(root).exists() {
+            timed(Command::new("cp").args(["-a", "/run/root", root]))?;
+            fs::create_dir(Path::new(root).join("usr")).context("make usr")?;
+        }
+        // It makes cgroups below the one that it is in.
+        let script = format!(
+            "echo 0 >{}/cgroup.procs; exec systemd-nspawn --quiet --directory={root} --register=no --keep-unit --private-network \
+             --private-users={NSPAWN_IDS} --private-users-ownership=chown --console=pipe /bin/sh -c 'echo up; exec sleep 1000'",
+            cgroup.display()
+        );
+        let begin = now();
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run systemd-nspawn")?;
+        let mut line = String::new();
+        if let Some(output) = &mut child.stdout {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let took = now() - begin;
+        fs::write(cgroup.join("cgroup.kill"), "1").context("end systemd-nspawn")?;
+        let output = child.wait_with_output()?;
+        for folder in ["payload", "supervisor", ""] {
+            gone(&cgroup.join(folder))?;
+        }
+        ensure!(
+            line.trim() == "up",
+            "systemd-nspawn: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(took)
     }
 
     /// ctm's bundle with another cgroup.
@@ -240,6 +294,17 @@ impl Drop for Room<'_> {
         // What fails has been told by the command that brought us here.
         self.ctm(&["stop", &self.name]).ok();
         self.ctm(&["destroy", &self.name, "--yes"]).ok();
+    }
+}
+
+/// Removes a cgroup whose processes have just been killed.
+fn gone(cgroup: &Path) -> Result<()> {
+    loop {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => std::thread::yield_now(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            done => return done.with_context(|| format!("remove {}", cgroup.display())),
+        }
     }
 }
 

@@ -277,7 +277,10 @@ impl Report {
             )?;
         }
         if let Some(manager) = &self.manager {
-            writeln!(out, "\nctm, beside crun alone on the same bundle")?;
+            writeln!(
+                out,
+                "\nctm, beside crun alone on the same bundle and systemd-nspawn on the same root"
+            )?;
             for line in manager.lines() {
                 writeln!(out, "{line}")?;
             }
