@@ -10,7 +10,7 @@ use crate::host::devfs::{Devfs, DevfsError, Made};
 use crate::host::ledger::{Entry, Ledger, LedgerError};
 use crate::model::{AliasName, DevNum, IdMap, Incarnation, NodePath, Permissions, Role, SysPath};
 use crate::permissions::{self, NoRoot};
-use crate::plan::{Action, PlacedNode, PlannedNode};
+use crate::plan::{Action, PlannedNode};
 use std::io;
 
 /// Where actions are applied.
@@ -166,26 +166,11 @@ fn place(target: &mut Target<'_>, node: &PlannedNode) -> Result<Outcome, ActionE
         .place(&node.path, node.devnum, &perms, &mut |made| match made {
             made @ Made::Folder { .. } => record_folder(ledger, made),
             Made::Node { ino } => {
-                let PlannedNode {
-                    path,
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
-                    ..
-                } = node.clone();
-                let node = PlacedNode {
-                    ino,
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
+                let entry = Entry::Node {
+                    path: node.path.clone(),
+                    node: node.placed(ino),
                 };
-                record(ledger, &Entry::Node { path, node })
+                record(ledger, &entry)
             }
         })?;
     Ok(Outcome::Done)

@@ -7,66 +7,40 @@
     reason = "a test's own helpers may fail"
 )]
 
+mod served;
+
 use devbroker::api::{
     ApiError, Envelope, EventKind, EventLog, EventView, GetStatus, ListEvents, ListEventsReply, MAX_FRAME,
     Plan, Request, StatusView, Why,
 };
 use devbroker::client::{Client, ClientError};
-use devbroker::server::{Call, Limits, ListenError, Server, bind};
+use devbroker::server::{Call, Limits, ListenError, bind};
 use serde_json::{Value, json};
+use served::Served;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc as std_mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// A time limit that only a fault reaches.
 const NEVER: Duration = Duration::from_secs(60);
 
-/// A daemon of its own thread that answers status, has events, and never answers `Plan`.
+/// A daemon that answers status, has events, and never answers `Plan`.
 struct Daemon {
-    folder: TempDir,
+    served: Served,
     publish: mpsc::UnboundedSender<u64>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
     fn start(limits: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/io.devbroker");
         let (publish, published) = mpsc::unbounded_channel();
-        let (stop, stopped) = oneshot::channel();
-        let (ready, is_ready) = std_mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let (server, calls) = Server::new(bind(&path).unwrap(), limits);
-                ready.send(()).unwrap();
-                tokio::spawn(server.run());
-                tokio::select! {
-                    () = own(calls, published) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        is_ready.recv().unwrap();
-        Self {
-            folder,
-            publish,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        let served = Served::start(limits, |calls| own(calls, published));
+        Self { served, publish }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("run/io.devbroker")
+        self.served.path()
     }
 
     fn client(&self) -> Client {
@@ -90,17 +64,6 @@ impl Daemon {
         let start = Instant::now();
         while self.is_well() > 1 {
             assert!(start.elapsed() < NEVER, "clients stay");
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            stop.send(()).unwrap_or_default();
-        }
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
         }
     }
 }
@@ -531,15 +494,15 @@ fn one_daemon_at_a_socket() {
     let daemon = Daemon::start(Limits::default());
     assert!(matches!(try_bind(&daemon.path()), Err(ListenError::Taken(_))));
     assert_eq!(daemon.is_well(), 1);
-    let file = daemon.folder.path().join("file");
+    let file = daemon.served.folder().join("file");
     std::fs::write(&file, "precious").unwrap();
     assert!(matches!(try_bind(&file), Err(ListenError::NoSocket(_))));
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     // What a daemon that was killed leaves behind.
-    let stale = daemon.folder.path().join("stale");
+    let stale = daemon.served.folder().join("stale");
     try_bind(&stale).unwrap();
     try_bind(&stale).unwrap();
-    let left: Vec<_> = std::fs::read_dir(daemon.folder.path())
+    let left: Vec<_> = std::fs::read_dir(daemon.served.folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("stale"))

@@ -7,56 +7,31 @@
     reason = "a test's own helpers may fail"
 )]
 
+mod served;
+
 use devbroker::api::{
     AddAliasReply, ApiError, AttachPidReply, AttachReply, DetachReply, EventKind, EventLog, EventView,
     ListAliasesReply, ListContainersReply, ListDevicesReply, ListEventsReply, ListGrantsReply, NotFoundKind,
     PlanReply, ReloadReply, Reply, Request, StatusView, WhyReply,
 };
-use devbroker::server::{Call, Limits, Server, bind};
+use devbroker::server::{Call, Limits};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use served::Served;
 use std::process::{Command, Stdio};
 use std::sync::mpsc as std_mpsc;
-use std::thread::JoinHandle;
-use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 struct Fake {
-    folder: TempDir,
+    served: Served,
     requests: std_mpsc::Receiver<Request>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Fake {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("api");
         let (heard, requests) = std_mpsc::channel();
-        let (ready, is_ready) = std_mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let (server, calls) = Server::new(bind(&path).unwrap(), Limits::default());
-                ready.send(()).unwrap();
-                tokio::spawn(server.run());
-                tokio::select! {
-                    () = own(calls, &heard) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        is_ready.recv().unwrap();
-        Self {
-            folder,
-            requests,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        let served = Served::start(Limits::default(), |calls| own(calls, heard));
+        Self { served, requests }
     }
 
     /// Exit code, output, error output.
@@ -71,7 +46,7 @@ impl Fake {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_devbroker"));
-        command.arg("--socket").arg(self.folder.path().join("api"));
+        command.arg("--socket").arg(self.served.path());
         command.args(arguments).stdin(Stdio::null());
         command
     }
@@ -97,14 +72,7 @@ fn golden(name: &str, out: &str) {
     assert_eq!(out, std::fs::read_to_string(&path).unwrap(), "{path}");
 }
 
-impl Drop for Fake {
-    fn drop(&mut self) {
-        self.stop.take().map(|stop| stop.send(()));
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-async fn own(mut calls: mpsc::Receiver<Call>, heard: &std_mpsc::Sender<Request>) {
+async fn own(mut calls: mpsc::Receiver<Call>, heard: std_mpsc::Sender<Request>) {
     let mut log = EventLog::default();
     for view in events() {
         log.publish(view);
@@ -438,7 +406,7 @@ fn how_it_ends() {
         let (code, _, err) = fake.run(wrong);
         assert_eq!(code, 2, "{wrong:?}: {err}");
     }
-    let nobody = fake.folder.path().join("nobody");
+    let nobody = fake.served.folder().join("nobody");
     let output = Command::new(env!("CARGO_BIN_EXE_devbroker"))
         .arg("status")
         .arg("--socket")

@@ -54,18 +54,13 @@ impl Excerpt {
 impl Diagnostic {
     /// A fault of a file as a whole.
     pub fn of_file(path: &Path, message: impl Into<String>) -> Self {
-        Self {
-            origin: Origin {
+        Self::at(
+            Origin {
                 file: path.into(),
                 line: 0,
             },
-            column: 0,
-            severity: Severity::Error,
-            message: message.into(),
-            help: None,
-            excerpt: None,
-            other: None,
-        }
+            message,
+        )
     }
 
     /// A fault of a line whose text is not at hand.

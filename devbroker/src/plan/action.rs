@@ -1,7 +1,7 @@
 //! What the executor can do to one container, as plain data.
 
 use crate::model::{Access, AliasName, DevNum, Incarnation, NodePath, Permissions, Role, SysPath};
-use crate::plan::GrantPermissions;
+use crate::plan::{GrantPermissions, PlacedNode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -90,6 +90,21 @@ pub struct PlannedNode {
     pub permissions: Permissions,
     /// What of them the grant itself says.
     pub grant: GrantPermissions,
+}
+
+impl PlannedNode {
+    /// What is written down of it once it has this inode.
+    pub fn placed(&self, ino: u64) -> PlacedNode {
+        PlacedNode {
+            ino,
+            devnum: self.devnum,
+            syspath: self.syspath.clone(),
+            incarnation: self.incarnation,
+            alias: self.alias.clone(),
+            role: self.role.clone(),
+            grant: self.grant,
+        }
+    }
 }
 
 impl Action {

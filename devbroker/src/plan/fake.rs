@@ -3,7 +3,7 @@
 //! Used by the planner's properties beside it and by those of the whole chain (`daemon/properties`). That a real container
 //! behaves like this is what `tests/root_container` and `tests/root_killed.rs` show.
 
-use super::{Action, Desired, Found, Observed, Placed, PlacedNode, PlannedNode};
+use super::{Action, Desired, Found, Observed, Placed};
 use crate::model::{Access, DevNum, NodePath};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,30 +95,19 @@ impl Fake {
             Action::Place { node } => {
                 self.next_ino += 1;
                 let ino = self.next_ino;
-                let PlannedNode {
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
-                    ..
-                } = node.clone();
-                let placed = PlacedNode {
-                    ino,
-                    devnum,
-                    syspath,
-                    incarnation,
-                    alias,
-                    role,
-                    grant,
-                };
+                let placed = node.placed(ino);
                 assert!(
                     self.ledger.nodes.insert(node.path.clone(), placed).is_none(),
                     "placed twice"
                 );
                 if !torn {
-                    let before = self.files.insert(node.path.clone(), Found::Node { ino, devnum });
+                    let before = self.files.insert(
+                        node.path.clone(),
+                        Found::Node {
+                            ino,
+                            devnum: node.devnum,
+                        },
+                    );
                     assert_eq!(before, None, "placed over something");
                 }
             }

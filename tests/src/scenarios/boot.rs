@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::vm::{Broker, Container, Lab, Users, Vm};
+use crate::vm::{Broker, Container, Controller, Lab, Users, Vm, plugged_at_boot};
 
 const CONFIGURATION: &str = r#"
 [alias.epson]
@@ -18,35 +18,6 @@ path = "scanner"
 /// Its first deed is to look; what it saw at each of its starts is a line of /seen.
 const WITNESS: &str = "probe open /dev/scanner >>/seen 2>&1; \
     trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
-
-/// Plugs a scanner in before anything of ours runs, as a device that is there when the machine is switched on.
-const EARLY: &str = "[Unit]
-Description=a scanner that is plugged in at power-on
-Before=devbroker.service ctm.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/usr/local/sbin/plug-early
-[Install]
-WantedBy=multi-user.target
-";
-const PLUG_EARLY: &str = "#!/bin/bash
-set -e
-modprobe -a libcomposite usb_f_ss_lb
-modprobe dummy_hcd num=2
-mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
-for name in epson late; do
-    mkdir /sys/kernel/config/usb_gadget/$name
-    cd /sys/kernel/config/usb_gadget/$name
-    echo 0x04b8 >idVendor; echo 0x011f >idProduct; echo 0x0200 >bcdUSB
-    mkdir strings/0x409 configs/c.1 functions/Loopback.0
-    echo $name >strings/0x409/serialnumber
-    ln -s functions/Loopback.0 configs/c.1/
-done
-echo dummy_udc.0 >/sys/kernel/config/usb_gadget/epson/UDC
-until lsusb -d 04b8:011f >/dev/null; do udevadm settle; done
-udevadm settle
-";
 
 /// Replugs the scanner in the middle of a shutdown: once while the containers are being stopped, once after them.
 const LATE: &str = "[Unit]
@@ -87,10 +58,8 @@ impl Office {
             .into_iter()
             .map(|(name, users)| Container::running(&vm, name, users, WITNESS))
             .collect::<Result<Vec<_>>>()?;
-        vm.put("/etc/systemd/system/plug-early.service", EARLY)?;
-        vm.put("/usr/local/sbin/plug-early", PLUG_EARLY)?;
-        vm.ok("chmod 755 /usr/local/sbin/plug-early; systemctl daemon-reload
-            systemctl enable -q plug-early devbroker.service devbroker.socket; ctm enable office-plain office-own; sync")?;
+        plugged_at_boot(&vm, &[("epson", Some(Controller::First)), ("late", None)])?;
+        vm.ok("systemctl enable -q devbroker.service devbroker.socket; ctm enable office-plain office-own; sync")?;
         Ok(Self { vm, containers })
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 
 use super::together::together;
-use crate::vm::{Broker, Container, Lab, Users};
+use crate::vm::{Broker, Container, Controller, Lab, Users, plugged_at_boot};
 
 const CONFIGURATION: &str = r#"
 [alias.first]
@@ -30,35 +30,6 @@ path = "mine"
 const WITNESS: &str = "read up rest </proc/uptime; echo $up >>/up; probe open /dev/mine >>/seen 2>&1; \
     trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
 
-const PLUG_EARLY: &str = "[Unit]
-Description=two devices that are plugged in at power-on
-Before=devbroker.service ctm.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/usr/local/sbin/plug-early
-[Install]
-WantedBy=multi-user.target
-";
-const PLUGS: &str = "#!/bin/bash
-set -e
-modprobe -a libcomposite usb_f_ss_lb
-modprobe dummy_hcd num=2
-mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
-number=0
-for name in first second; do
-    mkdir /sys/kernel/config/usb_gadget/$name
-    cd /sys/kernel/config/usb_gadget/$name
-    echo 0x04b8 >idVendor; echo 0x011f >idProduct; echo 0x0200 >bcdUSB
-    mkdir strings/0x409 configs/c.1 functions/Loopback.0
-    echo $name >strings/0x409/serialnumber
-    ln -s functions/Loopback.0 configs/c.1/
-    echo dummy_udc.$number >UDC; number=1
-done
-until [ $(lsusb -d 04b8:011f | wc -l) = 2 ]; do udevadm settle; done
-udevadm settle
-";
-
 /// One that fails at once, whatever is tried.
 const FAILING: &str = "echo no luck; exit 7";
 
@@ -80,12 +51,16 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
             }),
     )?;
     let boxes = boxes.split_last().map_or(&[][..], |(_poor, boxes)| boxes);
-    vm.put("/etc/systemd/system/plug-early.service", PLUG_EARLY)?;
-    vm.put("/usr/local/sbin/plug-early", PLUGS)?;
+    plugged_at_boot(
+        &vm,
+        &[
+            ("first", Some(Controller::First)),
+            ("second", Some(Controller::Second)),
+        ],
+    )?;
     let all = names.join(" ");
     vm.ok(&format!(
-        "chmod 755 /usr/local/sbin/plug-early; systemctl daemon-reload
-        systemctl enable -q plug-early devbroker.service devbroker.socket
+        "systemctl enable -q devbroker.service devbroker.socket
         ctm set right4 boot_order=900; ctm set left0 'after=[\"left1\"]'; ctm enable {all} poor; sync"
     ))?;
     vm.reboot()?;

@@ -3,7 +3,7 @@
 //!
 //! [`image`] makes the disk, [`state`] boots it once and saves the running
 //! machine, [`lab`] hands restored or freshly booted machines to scenarios, and
-//! [`machine`] is such a machine. [`gadget`] and [`usb`] are what can be plugged in.
+//! [`machine`] is such a machine. [`gadget`] and [`usb`] are what can be plugged in, [`early`] what is before ours runs.
 
 mod agent;
 mod cache;
@@ -13,6 +13,7 @@ mod qmp;
 
 pub mod broker;
 pub mod container;
+pub mod early;
 pub mod gadget;
 pub mod image;
 pub mod lab;
@@ -25,6 +26,7 @@ pub mod usb;
 pub use agent::{Job, Output};
 pub use broker::Broker;
 pub use container::{Container, Users};
+pub use early::plugged_at_boot;
 pub use gadget::{Controller, Gadget, Printer};
 pub use lab::Lab;
 pub use machine::Vm;
