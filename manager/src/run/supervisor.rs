@@ -180,6 +180,9 @@ fn once(
     }
     needs::check(layout, &definition)?;
     network::check_taken(layout, name, &definition.addresses)?;
+    if let Some(text) = network::not_passed_on(&definition.addresses) {
+        tracing::warn!(container = %name, "{text}");
+    }
     let instance = random_instance().map_err(failed("read /dev/urandom"))?;
     let steps = plan::start(
         &definition,

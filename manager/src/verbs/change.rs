@@ -6,9 +6,8 @@ use crate::definition::{Definition, Edit, Effect, KEYS, Key, Start};
 use crate::definitions::{self, LoadError};
 use crate::layout::Layout;
 use crate::quota::{self, Activity};
-use crate::run::network::{self, Host};
 use crate::run::state::State;
-use crate::run::{limit, needs};
+use crate::run::{limit, needs, network};
 use crate::{atomic, lock, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::ContainerName;
@@ -174,10 +173,7 @@ fn rerouted(layout: &Layout, state: &State, before: &Definition, after: &Definit
 
 /// Says what keeps a container's addresses from being reached from elsewhere: the host's settings are the administrator's.
 pub(super) fn say_what_is_not_passed_on(definition: &Definition) -> Result<()> {
-    if definition.addresses.is_empty() || network::missing_tool().is_some() {
-        return Ok(());
-    }
-    if let Some(text) = Host::read()?.not_passed_on(&definition.addresses) {
+    if let Some(text) = network::not_passed_on(&definition.addresses) {
         writeln!(io::stderr(), "warning: {text}")?;
     }
     Ok(())

@@ -78,6 +78,14 @@ pub(crate) fn has_ipv6() -> bool {
     look::has_ipv6()
 }
 
+/// Why the host does not pass on what is for these addresses, and what to do about it, as far as that can be told.
+pub(crate) fn not_passed_on(addresses: &[Address]) -> Option<String> {
+    if addresses.is_empty() || tool::missing().is_some() {
+        return None;
+    }
+    Host::read().ok()?.not_passed_on(addresses)
+}
+
 /// What to do about a command that failed.
 fn remedy(what: &str) -> &'static str {
     if what.contains(" clsact") || what.contains(" flower ") || what.contains(" matchall ") {

@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 
 /// Where programs of the system are.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The most that one of them may say: a container's root decides what there is to be said of its network.
-const MAX_OUTPUT: u64 = 4 << 20;
+/// The most that one of them may say of a container's network, of which its root decides what there is.
+const MAX_INSIDE: u64 = 4 << 20;
+/// The most that it may say of the host's, with a thousand containers and more.
+const MAX_HOST: u64 = 64 << 20;
 
 /// One of the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,7 @@ pub(super) fn asked<T: DeserializeOwned + Send>(
     network: Option<&Network>,
     words: &[&str],
 ) -> Result<Vec<T>, NetworkError> {
+    let most = if network.is_some() { MAX_INSIDE } else { MAX_HOST };
     let what = || format!("{tool} -json {}", words.join(" "));
     somewhere(network, || {
         let mut child = tool
@@ -81,7 +84,7 @@ pub(super) fn asked<T: DeserializeOwned + Send>(
         let read = child
             .stdout
             .take()
-            .map_or(Ok(0), |out| out.take(MAX_OUTPUT).read_to_end(&mut text));
+            .map_or(Ok(0), |out| out.take(most).read_to_end(&mut text));
         // Its output is closed by now; one that still has something to say ends by that.
         let output = child
             .wait_with_output()
