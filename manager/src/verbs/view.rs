@@ -192,10 +192,7 @@ static COLUMNS: [Column; 16] = [
     },
     Column {
         name: "rootfs",
-        of: |view| match &view.fault {
-            Some(_) => Cell::text(format!("definition has faults, see `ctm status {}`", view.name)),
-            None => path(view.rootfs.as_ref()),
-        },
+        of: |view| path(view.rootfs.as_ref()),
     },
     Column {
         name: "hostname",
@@ -211,7 +208,10 @@ static COLUMNS: [Column; 16] = [
     },
     Column {
         name: "start",
-        of: |view| Cell::text(view.start.clone()),
+        of: |view| match &view.fault {
+            Some(_) => Cell::text(format!("definition has faults, see `ctm status {}`", view.name)),
+            None => Cell::text(view.start.clone()),
+        },
     },
     Column {
         name: "instance",
@@ -240,7 +240,7 @@ static COLUMNS: [Column; 16] = [
 ];
 
 /// What `ctm list` shows unless it is told.
-pub(super) const USUAL: [&str; 5] = ["name", "state", "pid", "userns", "rootfs"];
+pub(super) const USUAL: [&str; 7] = ["name", "state", "uptime", "processes", "memory", "ip", "start"];
 
 /// A column by its name, as typed.
 #[derive(Debug, Clone, Copy)]
