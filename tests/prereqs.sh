@@ -55,6 +55,7 @@ if [ "${1:-all}" = all ]; then
   want qemu-system-x86_64 qemu-system-x86
   want qemu-img qemu-utils
   want mmdebstrap mmdebstrap
+  want debootstrap debootstrap
   want mke2fs e2fsprogs
   want zstd zstd
   want xz xz-utils

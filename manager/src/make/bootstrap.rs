@@ -1,12 +1,17 @@
 //! Base systems out of a distribution's packages, by `mmdebstrap` or `debootstrap`. The arguments are made here, pure; the
 //! programs know the rest.
 
+use crate::ids::Ids;
 use crate::make::base::BaseId;
+use crate::make::mirror::{Mirror, MirrorError};
+use crate::make::tree::{Owned, Tree, TreeError};
 use crate::make::work::{self, Notes, Watcher, WorkError};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::str::FromStr;
 
 /// What can go wrong.
@@ -18,6 +23,13 @@ pub(crate) enum BootstrapError {
     NoTool,
     #[error("which packages {0} has is not known; name its mirror with --mirror")]
     NoMirror(Distro),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// Nobody whose key is known signed them.
+    #[error(
+        "cannot tell whether the packages of {distro} are genuine: {message}; install the distribution's keyring (debian-archive-keyring), or say of a mirror of your own what its key is or that it is trusted: --mirror \"deb [signed-by=FILE] URL {suite} main\" or \"deb [trusted=yes] ...\"", suite = .distro.suite
+    )]
+    Unsigned { distro: Distro, message: String },
     /// The mirror is out of reach.
     #[error(
         "cannot reach the packages of {distro}: {message}; check the network, --mirror, and the proxy in `apt-config dump Acquire::http::Proxy`"
@@ -26,6 +38,8 @@ pub(crate) enum BootstrapError {
     /// There is no room.
     #[error("no room left on the disk for {}; make room, then try again", .0.display())]
     NoSpace(PathBuf),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error(transparent)]
     Work(#[from] WorkError),
 }
@@ -111,6 +125,7 @@ impl Bootstrap {
         if self.distro.vendor != "debian" && self.mirror.is_none() {
             return Err(BootstrapError::NoMirror(self.distro));
         }
+        self.arguments(Path::new("/"))?;
         // The smallest variant has no init, and a system without one does not boot.
         if self.variant.as_deref() == Some("minbase") {
             self.packages.push("init".into());
@@ -147,13 +162,20 @@ impl Bootstrap {
     }
 
     /// The program's arguments.
-    fn arguments(&self, to: &Path) -> Vec<String> {
+    fn arguments(&self, to: &Path) -> Result<Vec<String>, MirrorError> {
         let to = to.to_string_lossy().into_owned();
         let joined = self.packages.join(",");
         let suite = self.distro.suite.clone();
-        let mut arguments = match self.tool {
-            Tool::Mmdebstrap => vec!["--mode=root".into(), format!("--architectures={}", self.arch)],
-            Tool::Debootstrap => vec![format!("--arch={}", self.arch)],
+        let (mut arguments, mirror) = match self.tool {
+            Tool::Mmdebstrap => (
+                vec!["--mode=root".into(), format!("--architectures={}", self.arch)],
+                self.mirror.clone(),
+            ),
+            Tool::Debootstrap => {
+                let Mirror { mut options, url } = Mirror::of(self.mirror.as_deref(), &suite)?;
+                options.insert(0, format!("--arch={}", self.arch));
+                (options, url)
+            }
         };
         if let Some(variant) = &self.variant {
             arguments.push(format!("--variant={variant}"));
@@ -162,8 +184,8 @@ impl Bootstrap {
             arguments.push(format!("--include={joined}"));
         }
         arguments.extend([suite, to]);
-        arguments.extend(self.mirror.clone());
-        arguments
+        arguments.extend(mirror);
+        Ok(arguments)
     }
 
     /// Makes the new folder `to` a root file system. The program runs in namespaces of its own: what it mounts and starts
@@ -190,7 +212,7 @@ impl Bootstrap {
                 "--",
             ])
             .arg(self.tool.name())
-            .args(self.arguments(to))
+            .args(self.arguments(to)?)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null());
         if let Some(proxy) = proxy {
@@ -200,18 +222,119 @@ impl Bootstrap {
                 }
             }
         }
-        work::run("util-linux", command, watcher, &mut Notes).map_err(|error| match error {
-            WorkError::NoSpace { .. } => BootstrapError::NoSpace(to.into()),
-            WorkError::Failed { message, .. } if is_out_of_reach(&message) => BootstrapError::Network {
-                distro: self.distro.clone(),
-                message,
-            },
-            error @ (WorkError::Run { .. }
-            | WorkError::Failed { .. }
-            | WorkError::Interrupted(_)
-            | WorkError::Watch { .. }) => error.into(),
-        })
+        match work::run("util-linux", command, watcher, &mut Notes) {
+            Ok(()) => self.tidied(to),
+            Err(WorkError::NoSpace { .. }) => Err(BootstrapError::NoSpace(to.into())),
+            Err(WorkError::Failed { status, message, .. }) => Err(self.failed(to, status, message)),
+            Err(error @ (WorkError::Run { .. } | WorkError::Interrupted(_) | WorkError::Watch { .. })) => {
+                Err(error.into())
+            }
+        }
     }
+
+    /// Why it failed, by what it said, and what debootstrap wrote into its log, where all is that its programs say.
+    fn failed(&self, to: &Path, status: ExitStatus, said: String) -> BootstrapError {
+        let mut logged = last_lines(&to.join(LOG)).unwrap_or_default();
+        // Where there is none it is not in the log either.
+        if is_full(to) || logged.iter().any(|line| line.contains("No space left on device")) {
+            return BootstrapError::NoSpace(to.into());
+        }
+        logged.drain(..logged.len().saturating_sub(LOG_LINES));
+        let distro = self.distro.clone();
+        if is_unsigned(&said) {
+            return BootstrapError::Unsigned {
+                distro,
+                message: said,
+            };
+        }
+        if is_out_of_reach(&said) {
+            return BootstrapError::Network {
+                distro,
+                message: said,
+            };
+        }
+        let is_reason = said.starts_with("E:");
+        let message = match (logged.is_empty(), is_reason) {
+            (true, _) => said,
+            (false, true) => format!("{said}; {}", logged.join("; ")),
+            (false, false) => logged.join("; "),
+        };
+        let program = self.tool.name().into();
+        WorkError::Failed {
+            program,
+            status,
+            message,
+        }
+        .into()
+    }
+
+    /// Does what mmdebstrap does by itself: takes the packages away that were installed, and has apt inside know as much of the
+    /// mirror as it was said.
+    fn tidied(&self, to: &Path) -> Result<(), BootstrapError> {
+        if self.tool == Tool::Mmdebstrap {
+            return Ok(());
+        }
+        let tree = Tree::open(to, Ids::Host)?;
+        let archives = Path::new(ARCHIVES);
+        for path in tree.names(archives).into_iter().map(|name| archives.join(name)) {
+            if path.extension().is_some_and(|kind| kind == "deb") {
+                tree.remove(&path)?;
+            }
+        }
+        if let Some(line) = self.mirror.as_ref().filter(|text| text.starts_with("deb ")) {
+            tree.write(
+                Path::new("/etc/apt/sources.list"),
+                format!("{line}\n").as_bytes(),
+                Owned::by_root(0o644),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Where debootstrap keeps what its programs say.
+const LOG: &str = "debootstrap/debootstrap.log";
+/// So many bytes are no room for anything.
+const NEXT_TO_NOTHING: u64 = 64 << 10;
+/// Where apt keeps packages.
+const ARCHIVES: &str = "/var/cache/apt/archives";
+/// As much of a log's end as is read, and as is shown.
+const LOG_BYTES: u64 = 4096;
+const LOG_LINES: usize = 3;
+
+/// Whether next to nothing can be written there.
+fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|found| {
+        found.f_bfree.saturating_mul(found.f_frsize) < NEXT_TO_NOTHING
+            || (found.f_files > 0 && found.f_ffree == 0)
+    })
+}
+
+/// The last lines of a file.
+fn last_lines(path: &Path) -> io::Result<Vec<String>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(String::from).collect())
+}
+
+/// Whether a message of apt's or debootstrap's says that nobody known has signed what a mirror has.
+fn is_unsigned(message: &str) -> bool {
+    [
+        "is not signed",
+        "NO_PUBKEY",
+        "Failed getting release signature file",
+        "Keyring-based check was requested",
+        "Release signed by unknown key",
+        "Invalid Release signature",
+        "Error executing gpgv",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }
 
 /// Whether a message of apt's, wget's or debootstrap's says that a mirror cannot be reached.
@@ -227,6 +350,7 @@ fn is_out_of_reach(message: &str) -> bool {
         "Network is unreachable",
         "Failed getting release file",
         "Failed to fetch",
+        "Couldn't download",
         "apt-get update",
     ]
     .iter()
@@ -307,7 +431,14 @@ mod tests {
 
     #[test]
     fn arguments_of_both_programs() {
-        let shown = |bootstrap: Bootstrap| bootstrap.settled().unwrap().arguments(Path::new("/to")).join(" ");
+        let shown = |bootstrap: Bootstrap| {
+            bootstrap
+                .settled()
+                .unwrap()
+                .arguments(Path::new("/to"))
+                .unwrap()
+                .join(" ")
+        };
         assert_eq!(
             shown(bootstrap(Tool::Mmdebstrap)),
             "--mode=root --architectures=amd64 bookworm /to"
@@ -324,7 +455,7 @@ mod tests {
         );
         assert_eq!(
             shown(full(Tool::Debootstrap)),
-            "--arch=amd64 --variant=minbase --include=bash,init,ssh bookworm /to http://x/debian"
+            "--arch=amd64 --force-check-gpg --variant=minbase --include=bash,init,ssh bookworm /to http://x/debian"
         );
         assert_eq!(
             full(Tool::Debootstrap).settled().unwrap().what(),
@@ -365,5 +496,12 @@ mod tests {
         std::fs::write(dir.path().join("mmdebstrap"), "").unwrap();
         assert_eq!(Tool::installed(&folders).unwrap(), Tool::Mmdebstrap);
         assert!(is_out_of_reach("E: Could not resolve 'x'"));
+        assert!(is_unsigned(
+            "E: The repository 'file:/x trixie Release' is not signed."
+        ));
+        let log = dir.path().join("log");
+        std::fs::write(&log, format!("{}a\n\n b\nc\nd", "x".repeat(5000))).unwrap();
+        assert_eq!(last_lines(&log).unwrap()[1..], ["b", "c", "d"]);
+        assert!(!is_full(dir.path()));
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod disk;
 pub(crate) mod fit;
 pub(crate) mod furnish;
 pub(crate) mod inside;
+pub(crate) mod mirror;
 pub(crate) mod ownership;
 pub(crate) mod progress;
 pub(crate) mod recipe;

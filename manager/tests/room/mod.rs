@@ -21,7 +21,7 @@ fn script(text: &str) -> Output {
     Command::new("timeout")
         .args([
             "--kill-after=5",
-            "60",
+            "240",
             "unshare",
             "--mount",
             "--propagation",
