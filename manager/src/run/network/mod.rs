@@ -57,7 +57,7 @@ pub(crate) enum NetworkError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("{} is damaged: {source}; `ctm stop` and `ctm start` write it anew", .path.display())]
+    #[error("{} is damaged: {source}; remove it, and what of `ip neighbour show proxy` was this container's", .path.display())]
     Damaged {
         path: PathBuf,
         source: serde_json::Error,

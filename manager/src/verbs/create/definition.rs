@@ -28,6 +28,12 @@ pub(super) fn of(layout: &Layout, arguments: &cli::Create, ids: Ids, found: &Fou
     definition.rootfs = found.rootfs.clone().unwrap_or(fresh.rootfs);
     definition.start = fresh.start;
     // Nobody else's, and not those of what it is a copy of.
+    if arguments.ip.is_empty() && !definition.addresses.is_empty() {
+        writeln!(
+            io::stderr(),
+            "note: the addresses of what it is a copy of stay there; `ctm set {name} 'ip=[\"ADDRESS\"]'` gives it others"
+        )?;
+    }
     definition.addresses.clone_from(&arguments.ip);
     if let Some(domain) = &arguments.domain {
         definition.domain.clone_from(domain);
