@@ -1,5 +1,5 @@
 //! Ten containers at boot with two devices: in parallel, in the order that their definitions say, each device in place before
-//! the init that wants it.
+//! the init that wants it, and an address.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -61,7 +61,8 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     let all = names.join(" ");
     vm.ok(&format!(
         "systemctl enable -q devbroker.service devbroker.socket
-        ctm set right4 boot_order=900; ctm set left0 'after=[\"left1\"]'; ctm enable {all} poor; sync"
+        ctm set right4 boot_order=900; ctm set left0 'after=[\"left1\"]'; ctm set right0 'ip=[\"192.0.2.10\"]' 2>/dev/null
+        ctm enable {all} poor; sync"
     ))?;
     vm.reboot()?;
     vm.until(&format!(
@@ -102,6 +103,13 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     ensure!(
         up.get("left0") > up.get("left1"),
         "left0 did not wait for left1: {up:?}"
+    );
+
+    // Its address was there before its init, too.
+    let routed = vm.ok("ip route show 192.0.2.10; ctm exec right0 -- ip address show dev venet0 | grep -o 'inet .*/32'; journalctl -b -u ctm@right0 | grep -o 'put `net.ipv4.ip_forward = 1`'")?;
+    ensure!(
+        routed == "192.0.2.10 dev ctm-right0 scope link \ninet 192.0.2.10/32\nput `net.ipv4.ip_forward = 1`",
+        "{routed:?}"
     );
 
     // The one that fails is started again, in vain and not for ever, and says why; it harms none of the others.
