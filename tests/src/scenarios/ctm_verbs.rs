@@ -138,7 +138,9 @@ fn life(vm: &Vm, container: &Container) -> Result<()> {
         31,
         "was ended by signal 9, as it was asked to",
     )?;
-    says(vm, "systemctl is-failed ctm@box.service", 1, "inactive").or_else(|error| {
+    // systemd cleans up after it when ctm has said that it is down.
+    let settled = "while [ \"$(systemctl is-failed ctm@box.service)\" = deactivating ]; do sleep 0.05; done; systemctl is-failed ctm@box.service";
+    says(vm, settled, 1, "inactive").or_else(|error| {
         // Without the unit it is not systemd's.
         let missing = vm.run("systemctl cat ctm@box.service")?;
         if missing.success() { Err(error) } else { Ok(()) }
