@@ -3,8 +3,9 @@
 
 use std::any::Any;
 use std::env;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
 
 use crate::scenarios::{ALL, SOAK, Scenario};
 use crate::vm::Lab;
@@ -24,6 +26,9 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// The programs that scenarios try, and this one, for scenario demo-host.
 const PROGRAMS: [&str; 4] = ["devbroker", "devbroker-hook", "ctm", "scenario"];
 
+/// What is made for the inside of machines and containers.
+const GUEST_PROGRAMS: [&str; 2] = ["probe", "attack"];
+
 /// What else is linked statically, as `make build` does it: it runs in containers.
 const STATIC: &str = "ctm-init";
 
@@ -31,7 +36,8 @@ const STATIC: &str = "ctm-init";
 #[derive(Debug)]
 pub struct Bench {
     saved: Saved,
-    share: PathBuf,
+    /// What machines see as `/shared`: as it is now, whatever is built while they run.
+    share: TempDir,
     logs: PathBuf,
 }
 
@@ -50,10 +56,10 @@ impl Bench {
         let target = target_folder()?;
         let suite = Suite::from_environment()?;
         let start = Instant::now();
-        let share = programs()?;
-        let built = start.elapsed();
         let logs = target.join("scenarios");
-        stage(&share, &share.join("root"))?;
+        let share = linked(&programs()?, &logs)?;
+        let built = start.elapsed();
+        stage(share.path(), &share.path().join("root"))?;
         let guest = target.join(TRIPLE).join("release");
         let image = Image::ensure(suite)?;
         let imaged = start.elapsed();
@@ -71,7 +77,7 @@ impl Bench {
 
     /// A lab of this name.
     pub fn lab(&self, name: &str) -> Result<Lab> {
-        Lab::new(self.saved.clone(), &self.share, &self.logs, name)
+        Lab::new(self.saved.clone(), self.share.path(), &self.logs, name)
     }
 
     /// Runs scenarios, `jobs` at a time, telling of each as it ends.
@@ -212,12 +218,23 @@ pub fn programs() -> Result<PathBuf> {
     for program in PROGRAMS {
         install(&target.join("debug").join(program), &share.join(program))?;
     }
-    for program in ["probe", "attack"] {
+    for program in GUEST_PROGRAMS {
         let built = target.join(TRIPLE).join("release").join(program);
         install(&built, &share.join(program))?;
     }
     install(&target.join("release").join(STATIC), &share.join(STATIC))?;
     Ok(share)
+}
+
+/// A folder of our own in `folder` with the same programs, which others that build them anew leave alone.
+fn linked(programs: &Path, folder: &Path) -> Result<TempDir> {
+    let own = tempfile::Builder::new().prefix("share-").tempdir_in(folder)?;
+    fs::set_permissions(own.path(), Permissions::from_mode(0o755))?;
+    for name in PROGRAMS.iter().chain(&GUEST_PROGRAMS).chain([&STATIC]) {
+        fs::hard_link(programs.join(name), own.path().join(name))
+            .with_context(|| format!("cannot link {name}"))?;
+    }
+    Ok(own)
 }
 
 fn build() -> Result<()> {
