@@ -4,39 +4,23 @@
 use anyhow::{Result, ensure};
 
 use super::foreign::{Engine, Foreign};
-use crate::vm::{Broker, Container, Controller, Gadget, Lab, Users, Vm};
-
-const CONFIGURATION: &str = r#"
-[alias.scanner]
-match = { vendor = "04b8", product = "011f" }
-
-[[grant]]
-alias = "scanner"
-container = "ctm:scan"
-"#;
-
-const INSIDE: &str = "/dev/devbroker/scanner";
+use super::granted::{self, INSIDE};
+use crate::vm::{Broker, Container, Lab, Users, Vm};
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
-    vm.install()?;
-    let scanner = Gadget::scanner(&vm, "epson")?;
-    scanner.plug(Controller::First)?;
-    let broker = Broker::start(&vm, CONFIGURATION)?;
-    broker.settle()?;
+    let broker = granted::host(&vm, "scan")?;
     own(&vm)?;
     for engine in [Engine::Crun, Engine::Podman] {
         let container = attached(&vm, engine, &format!("{engine:?}"))?;
         let seen = storm(&vm, &container, engine == Engine::Crun)?;
-        ensure!(
-            seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
-            "{engine:?}: {seen:?}"
-        );
+        ensure!(granted::was_always_there(&seen), "{engine:?}: {seen:?}");
         container.end()?;
     }
     broker.stop()?;
 
-    let broker = Broker::start(&vm, &format!("[daemon]\nreassert = false\n{CONFIGURATION}"))?;
+    let configuration = granted::configuration("scan");
+    let broker = Broker::start(&vm, &format!("[daemon]\nreassert = false\n{configuration}"))?;
     broker.settle()?;
     let container = attached(&vm, Engine::Crun, "control")?;
     let seen = storm(&vm, &container, false)?;
@@ -61,10 +45,7 @@ fn own(vm: &Vm) -> Result<()> {
         vm.ok(&command)?;
     }
     let seen: Vec<_> = watch.stop()?.into_iter().map(|seen| seen.outcome).collect();
-    ensure!(
-        !seen.is_empty() && seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
-        "ctm: {seen:?}"
-    );
+    ensure!(granted::was_always_there(&seen), "ctm: {seen:?}");
     container.stop()?;
     container.destroy()
 }

@@ -3,16 +3,8 @@
 
 use anyhow::{Result, ensure};
 
+use super::granted;
 use crate::vm::{Broker, Container, Controller, Gadget, Lab, Users, Vm};
-
-const CONFIGURATION: &str = r#"
-[alias.scanner]
-match = { vendor = "04b8", product = "011f" }
-
-[[grant]]
-alias = "scanner"
-container = "ctm:box"
-"#;
 
 /// A device that is granted to nobody, and that opens on the host.
 const THEIRS: &str = "c 10 237";
@@ -20,7 +12,7 @@ const THEIRS: &str = "c 10 237";
 pub(super) fn run(lab: &Lab) -> Result<()> {
     for users in Users::BOTH {
         let vm = lab.restore()?;
-        let broker = Broker::start(&vm, CONFIGURATION)?;
+        let broker = Broker::start(&vm, &granted::configuration("box"))?;
         let container = Container::create(&vm, "box", users)?;
         loses(&vm, &broker, &container)?;
         if users == Users::Host {

@@ -6,16 +6,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::vm::{Broker, Container, Controller, Gadget, Lab, Users, Vm};
-
-const CONFIGURATION: &str = r#"
-[alias.scanner]
-match = { vendor = "04b8", product = "011f" }
-
-[[grant]]
-alias = "scanner"
-container = "ctm:box"
-"#;
+use super::granted;
+use crate::vm::{Container, Lab, Users, Vm};
 
 /// Keys of a definition that limit nothing.
 const OTHERS: [&str; 20] = [
@@ -73,17 +65,13 @@ const CGROUP: &str = "/sys/fs/cgroup/ctm.slice/ctm@box.service/container";
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
     let vm = lab.restore()?;
-    vm.install()?;
-    let scanner = Gadget::scanner(&vm, "epson")?;
-    scanner.plug(Controller::First)?;
-    let broker = Broker::start(&vm, CONFIGURATION)?;
-    broker.settle()?;
+    let broker = granted::host(&vm, "box")?;
     let container = Container::create(&vm, "box", Users::Own)?;
     container.start()?;
     every_key_is_tried(&vm)?;
     let usual = files(&vm)?;
 
-    let watch = container.watch_open("/dev/devbroker/scanner")?;
+    let watch = container.watch_open(granted::INSIDE)?;
     let set: Vec<_> = LIMITS
         .iter()
         .map(|(key, value, ..)| format!("ctm set box '{key}={value}'"))
@@ -116,7 +104,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     vm.ok(&format!("ctm set box {}", out.join(" ")))?;
     let seen: Vec<_> = watch.stop()?.into_iter().map(|seen| seen.outcome).collect();
     ensure!(
-        !seen.is_empty() && seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
+        granted::was_always_there(&seen),
         "the device was not there for a moment: {seen:?}"
     );
     // What was taken out is as if it had never been said, but for processors and nodes: all of them are named then.

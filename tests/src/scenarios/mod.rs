@@ -27,6 +27,7 @@ mod foreign;
 mod foreign_takeover;
 mod four_ports;
 mod full_disk;
+mod granted;
 mod hook_only;
 mod host_reboot;
 mod hostile_container;
