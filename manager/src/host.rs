@@ -2,7 +2,7 @@
 
 use crate::definition::Numbers;
 use crate::plan::split::Host;
-use crate::plan::validate::{DiskKept, Machine};
+use crate::plan::validate::{DiskKept, FileSystem, Machine};
 use crate::quantity::{QuantityError, Size};
 use crate::quota::{self, Kind};
 use crate::run::network;
@@ -60,7 +60,10 @@ impl Description {
                 .cpus
                 .and_then(|cpus| u16::try_from(cpus).ok())
                 .map(Numbers::first),
-            disk: self.disk,
+            disk: FileSystem {
+                size: self.disk,
+                ..FileSystem::default()
+            },
             ..Machine::default()
         }
     }
@@ -120,30 +123,69 @@ pub(crate) fn this(store: &Path) -> Result<Host, HostError> {
     })
 }
 
-/// What this machine can give, as far as the kernel tells; `devices` are those that are asked for.
+/// What this machine can give, as far as the kernel tells; `devices` are those that are asked for, `roots` the root file systems that
+/// may lie elsewhere than in the store.
 pub(crate) fn machine<'d>(
     store: &Path,
     devices: impl Iterator<Item = &'d PathBuf>,
+    roots: impl Iterator<Item = &'d PathBuf>,
 ) -> Result<Machine, HostError> {
     let (memory, swap) = memory()?;
+    let disk = file_system(store)?;
+    // In the store each may be a subvolume of btrfs, with a number of its own.
+    let elsewhere = roots
+        .filter(|root| !root.starts_with(store))
+        .filter_map(|root| Some((root.clone(), file_system(root).ok()?)))
+        .filter(|(_, found)| found.device != disk.device);
     Ok(Machine {
         memory,
         swap,
         cpus: numbers("/sys/devices/system/cpu/online"),
         numa_nodes: numbers("/sys/devices/system/node/online"),
         processes: Some(processes()?),
-        disk: Some(disk(store)?.total),
-        disk_limits: quota::kept(store).ok().map(|kept| match kept {
-            None => DiskKept::Nothing,
-            Some(Kind::Group) => DiskKept::Space,
-            Some(Kind::Project) => DiskKept::All,
-        }),
+        disk,
+        elsewhere: elsewhere.collect(),
+        weighs_disks: Some(weighs_disks()),
         open_files: Some(limit("/proc/sys/fs/nr_open")?),
         huge_pages: huge_pages(),
         missing: devices.filter(|device| !device.exists()).cloned().collect(),
         // Without the program that tells it nothing is known of it, and no container has an address.
         network: network::Host::read().unwrap_or_default(),
     })
+}
+
+/// The file system that `path` lies on, or will when it is made.
+fn file_system(path: &Path) -> Result<FileSystem, HostError> {
+    let at = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let found = rustix::fs::stat(at).map_err(|e| HostError::Io {
+        path: at.into(),
+        source: e.into(),
+    })?;
+    Ok(FileSystem {
+        device: found.st_dev,
+        size: Some(disk(path)?.total),
+        keeps: quota::kept(path).ok().map(|kept| match kept {
+            None => DiskKept::Nothing,
+            Some(Kind::Group) => DiskKept::Space,
+            Some(Kind::Project) => DiskKept::All,
+        }),
+    })
+}
+
+/// Whether any disk is shared by weight: one that BFQ schedules, or for which `io.cost` is enabled.
+pub(crate) fn weighs_disks() -> bool {
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut schedulers =
+        disks.filter_map(|disk| fs::read_to_string(disk.path().join("queue/scheduler")).ok());
+    // Of several that there are the one in brackets counts.
+    schedulers.any(|scheduler| scheduler.contains("[bfq]"))
+        || fs::read_to_string("/sys/fs/cgroup/io.cost.qos").is_ok_and(|qos| is_enabled(&qos))
+}
+
+/// Of the text of `io.cost.qos` (`cgroup-v2.rst`, "IO Interface Files"): a line for each disk.
+fn is_enabled(qos: &str) -> bool {
+    qos.lines()
+        .any(|line| line.split(' ').any(|word| word == "enable=1"))
 }
 
 /// The sizes of huge pages, by the names of folders like `hugepages-2048kB`; none where the kernel has none to tell of.
@@ -280,6 +322,20 @@ mod tests {
     }
 
     #[test]
+    fn disks_that_are_shared_by_weight() {
+        for (qos, expected) in [
+            ("", false),
+            ("254:0 enable=0 ctrl=auto rpct=0.00\n", false),
+            (
+                "8:0 enable=0 ctrl=auto\n254:0 enable=1 ctrl=user rpct=0.00\n",
+                true,
+            ),
+        ] {
+            assert_eq!(is_enabled(qos), expected, "{qos}");
+        }
+    }
+
+    #[test]
     fn lines_of_meminfo() {
         let text = "MemTotal:        3072000 kB\nMemFree:  1 kB\nSwapTotal:             0 kB\nHugePages_Total:       0\n";
         assert_eq!(meminfo(text, "MemTotal"), Some(3_072_000 << 10));
@@ -292,8 +348,18 @@ mod tests {
     #[test]
     fn this_machine() {
         let nothing = PathBuf::from("/none/at/all");
-        let machine = machine(&nothing, [&nothing, &"/dev/null".into()].into_iter()).unwrap();
+        // The first is where the store would be, the second where nobody has one.
+        let (here, there) = (PathBuf::from("/none/root"), PathBuf::from("/proc"));
+        let devices = [&nothing, &"/dev/null".into()];
+        let machine = machine(&nothing, devices.into_iter(), [&here, &there].into_iter()).unwrap();
         assert_eq!(machine.missing, [nothing].into());
+        assert_eq!(machine.elsewhere.keys().collect::<Vec<_>>(), [&there]);
+        let proc = machine.elsewhere.get(&there).unwrap();
+        assert!(
+            proc.device != machine.disk.device && proc.size == Some(0),
+            "{proc:?}"
+        );
+        assert_eq!(machine.disk.size, Some(disk(Path::new("/")).unwrap().total));
         assert!(machine.cpus.is_some_and(|cpus| cpus.count() > 0) && machine.open_files > Some(0));
         let host = this(Path::new("/none/at/all")).unwrap();
         assert!(host.memory > 0 && host.processes > 0 && host.cpus > Some(0));

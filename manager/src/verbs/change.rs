@@ -142,6 +142,9 @@ pub(super) fn follow(
         Condition::Supervised(_) | Condition::Abandoned(_) => Activity::Running,
     };
     quota::follow(layout, before, after, activity)?;
+    if before.is_none_or(|before| before.limits.io_weight != after.limits.io_weight) {
+        limit::warn(after);
+    }
     // One that cannot be read says nothing of what there was before.
     let (Some(before), Condition::Supervised(state), Some(_)) = (before, condition, condition.init()) else {
         return Ok(());

@@ -5,7 +5,7 @@ use crate::layout::Layout;
 use crate::process::{ProcessId, Wait};
 use crate::run::cgroup;
 use crate::run::failure::{self, Failure};
-use crate::run::limit::Facts;
+use crate::run::limit::{self, Facts};
 use crate::{cli, definitions, lock, plan, process, service};
 use anyhow::{Context, Result, bail};
 use devbroker::model::{ContainerName, InstanceId};
@@ -49,6 +49,7 @@ pub(super) fn up(layout: &Layout, name: &ContainerName) -> Result<()> {
     // One with faults is refused by who starts it, in its own words.
     if let Ok(definition) = definitions::load(layout, name) {
         change::say_what_is_not_passed_on(&definition)?;
+        limit::warn(&definition);
     }
     failure::forget(layout, name)
         .with_context(|| format!("cannot forget why {name} could not be started last time"))?;

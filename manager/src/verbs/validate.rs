@@ -1,14 +1,12 @@
 //! `ctm validate`: what is wrong with definitions and profiles, and what would put it right.
 
 use super::Code;
-use crate::definition::Parsed;
 use crate::definitions::LoadError;
 use crate::layout::Layout;
 use crate::plan::validate::{self, Files, Machine};
 use crate::{cli, definitions, diff, host, profiles};
 use anyhow::Result;
 use devbroker::config::Diagnostic;
-use devbroker::model::ContainerName;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -107,18 +105,15 @@ fn files(layout: &Layout) -> Result<Files> {
 
 /// This machine, with what the definitions ask of it.
 fn this(layout: &Layout, files: &Files) -> Result<Machine> {
-    let of = |name: &ContainerName, (_, bytes): &(_, Vec<u8>)| {
-        let Parsed { definition, .. } = definitions::parsed(layout, name, bytes).ok()?;
-        Some(definition.limits.io)
-    };
-    let limits: Vec<_> = files
+    let definitions: Vec<_> = files
         .definitions
         .iter()
-        .filter_map(|(name, file)| of(name, file))
-        .flatten()
+        .filter_map(|(name, (_, bytes))| Some(definitions::parsed(layout, name, bytes).ok()?.definition))
         .collect();
+    let limits = definitions.iter().flat_map(|definition| &definition.limits.io);
     Ok(host::machine(
         &layout.store,
-        limits.iter().map(|limit| &limit.device),
+        limits.map(|limit| &limit.device),
+        definitions.iter().map(|definition| &definition.rootfs),
     )?)
 }

@@ -1,7 +1,8 @@
 //! Contradictions within one definition, with its profile, and with the machine that it is for.
 
-use super::{DiskKept, Finding, Machine, Read};
-use crate::definition::{IoLimit, Numbers};
+use super::machine::THIS_HOST;
+use super::{DiskKept, FileSystem, Finding, Machine, Read};
+use crate::definition::{IoLimit, Numbers, Weight};
 use crate::quantity::{Limit, Percent, Size};
 use crate::run::usage::bytes;
 use devbroker::config::Diagnostic;
@@ -40,6 +41,12 @@ const ORDERED: [(&str, &str, &str); 7] = [
 
 /// Less than this and not even a first process starts.
 const LEAST_MEMORY: u64 = 1 << 20;
+
+/// Why a weight of disks has no effect.
+pub(crate) const NO_WEIGHTS: &str = "no disk of this host is shared by weight: it is without effect";
+/// What can be done about it.
+pub(crate) const WEIGHTS_REMEDY: &str = "have BFQ schedule a disk (write bfq to /sys/block/DISK/queue/scheduler), or turn io.cost on for \
+     it (/sys/fs/cgroup/io.cost.qos)";
 
 /// All that is found.
 pub(super) fn check(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
@@ -80,14 +87,16 @@ pub(super) fn check(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
         "processes",
         false,
     ));
+    let disk_of = machine.disk_of(read.definition());
     found(never_holds(
         read,
         machine,
         "disk_space",
-        machine.disk,
+        disk_of.size,
         "disk",
         true,
     ));
+    found(weightless(read, machine));
     let limits = &read.definition().limits;
     found(lacking(
         read,
@@ -106,7 +115,7 @@ pub(super) fn check(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
     found(cpu_limit(read, machine));
     found(open_files(read, machine));
     found(unkillable(read, machine));
-    findings.extend(disk(read, machine));
+    findings.extend(disk(read, machine, disk_of));
     findings.extend(huge_pages(read, machine));
     findings.extend(devices(read, machine));
     findings
@@ -236,6 +245,10 @@ fn never_holds(
     of: &str,
     is_bytes: bool,
 ) -> Option<Finding> {
+    let owner = match name {
+        "disk_space" => machine.disk_of(read.definition()).owner(machine),
+        _ => THIS_HOST,
+    };
     let (amount, has) = (read.amount(name, machine)?.at()?, has?);
     if amount <= has {
         return None;
@@ -243,7 +256,7 @@ fn never_holds(
     let has = if is_bytes { bytes(has) } else { has.to_string() };
     let value = plain(read, name)?;
     let message =
-        format!("`{name}` is {value}, and this host has no more than {has} of {of}: the limit never holds");
+        format!("`{name}` is {value}, and {owner} has no more than {has} of {of}: the limit never holds");
     Some(
         at(read, name, message)?
             .warning()
@@ -331,8 +344,21 @@ fn unkillable(read: &Read<'_>, machine: &Machine) -> Option<Finding> {
     Some(fault.into())
 }
 
-fn disk(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
-    let (keeps, help) = match machine.disk_limits {
+fn weightless(read: &Read<'_>, machine: &Machine) -> Option<Finding> {
+    let weight = read.definition().limits.io_weight;
+    if machine.weighs_disks != Some(false) || weight == Weight::USUAL {
+        return None;
+    }
+    let fault = at(
+        read,
+        "io_weight",
+        format!("`io_weight` is {}, and {NO_WEIGHTS}", weight.get()),
+    )?;
+    Some(fault.warning().help(WEIGHTS_REMEDY).into())
+}
+
+fn disk(read: &Read<'_>, machine: &Machine, disk: &FileSystem) -> Vec<Finding> {
+    let (keeps, help) = match disk.keeps {
         None | Some(DiskKept::All) => return Vec::new(),
         Some(DiskKept::Space) => ("only limits of space, and none that are soft", "take it out"),
         Some(DiskKept::Nothing) => (
@@ -340,14 +366,14 @@ fn disk(read: &Read<'_>, machine: &Machine) -> Vec<Finding> {
             "ctm(8) says under LIMITS how a file system is made to; otherwise take it out",
         ),
     };
-    let is_kept = |name: &str| machine.disk_limits == Some(DiskKept::Space) && name == "disk_space";
+    let is_kept = |name: &str| disk.keeps == Some(DiskKept::Space) && name == "disk_space";
     ["disk_space", "disk_space_soft", "disk_inodes", "disk_inodes_soft"]
         .into_iter()
         .filter(|name| !is_kept(name))
         .filter_map(|name| {
             read.amount(name, machine)?.at()?;
             let message =
-                format!("`{name}` is said, and the file system of this host's containers keeps {keeps}");
+                format!("`{name}` is said, and the file system that its files are on keeps {keeps}");
             Some(at(read, name, message)?.help(help).into())
         })
         .collect()

@@ -1,11 +1,13 @@
 //! What all containers together ask of the host, and what two of them cannot both have.
 
+use super::machine::THIS_HOST;
 use super::{Finding, Machine, Read};
 use crate::ids::Ids;
 use crate::plan::split;
 use crate::quantity::{Limit, Size};
 use crate::run::usage::bytes;
 use devbroker::config::Diagnostic;
+use std::collections::BTreeMap;
 
 const MIB: u64 = 1 << 20;
 /// So many of the largest are named.
@@ -14,13 +16,42 @@ const NAMED: usize = 3;
 /// All that is found.
 pub(super) fn check(all: &[Read<'_>], machine: &Machine) -> Vec<Finding> {
     let mut findings = guarantees(all, machine);
-    for (name, what, has, is_bytes) in [
-        ("memory_limit", "memory", Some(machine.memory), true),
-        ("swap_limit", "swap", Some(machine.swap), true),
-        ("processes", "processes", machine.processes, false),
-        ("disk_space", "disk", machine.disk, true),
-    ] {
-        let asked = Asked::of(all, name, |read| read.amount(name, machine));
+    let everybody: Vec<_> = all.iter().collect();
+    // A disk is shared by those that are on it.
+    let mut by_disk: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for read in all {
+        by_disk
+            .entry(machine.disk_of(read.definition()))
+            .or_default()
+            .push(read);
+    }
+    let disks = by_disk
+        .iter()
+        .map(|(disk, reads)| (reads, "disk_space", "disk", disk.size, true, disk.owner(machine)));
+    let host = THIS_HOST;
+    for (reads, name, what, has, is_bytes, owner) in [
+        (
+            &everybody,
+            "memory_limit",
+            "memory",
+            Some(machine.memory),
+            true,
+            host,
+        ),
+        (&everybody, "swap_limit", "swap", Some(machine.swap), true, host),
+        (
+            &everybody,
+            "processes",
+            "processes",
+            machine.processes,
+            false,
+            host,
+        ),
+    ]
+    .into_iter()
+    .chain(disks)
+    {
+        let asked = Asked::of(reads.iter().copied(), name, |read| read.amount(name, machine));
         // Of one alone is said elsewhere that its limit never holds.
         let Some(has) = has.filter(|has| *has > 0 && asked.total > *has && asked.from.len() > 1) else {
             continue;
@@ -33,7 +64,7 @@ pub(super) fn check(all: &[Read<'_>], machine: &Machine) -> Vec<Finding> {
             }
         };
         let message = format!(
-            "`{name}` of {} is {} together, and this host has {} of {what}: they cannot all use what they may",
+            "`{name}` of {} is {} together, and {owner} has {} of {what}: they cannot all use what they may",
             asked.containers(),
             shown(asked.total),
             shown(has)
@@ -58,9 +89,13 @@ struct Asked<'r, 'f> {
 }
 
 impl<'r, 'f> Asked<'r, 'f> {
-    fn of(all: &'r [Read<'f>], name: &'static str, amount: impl Fn(&Read<'_>) -> Option<Limit>) -> Self {
+    fn of(
+        all: impl IntoIterator<Item = &'r Read<'f>>,
+        name: &'static str,
+        amount: impl Fn(&Read<'_>) -> Option<Limit>,
+    ) -> Self {
         let mut from: Vec<_> = all
-            .iter()
+            .into_iter()
             .filter_map(|read| Some((amount(read)?.at().filter(|amount| *amount > 0)?, read)))
             .collect();
         from.sort_by_key(|(amount, _)| std::cmp::Reverse(*amount));

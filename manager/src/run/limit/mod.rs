@@ -13,12 +13,13 @@ mod standing;
 pub(crate) use desired::{Host, oci_rlimits};
 pub(crate) use inside::devpts_options;
 
-use crate::definition::{Definition, OomScore};
-use crate::host::HostError;
+use crate::definition::{Definition, OomScore, Weight};
+use crate::host::{self, HostError};
 use crate::ids::Ids;
 use crate::layout::Layout;
 use crate::lock::LockError;
 use crate::plan::Step;
+use crate::plan::validate::{NO_WEIGHTS, WEIGHTS_REMEDY};
 use crate::process::ProcessId;
 use crate::run::bundle;
 use crate::run::cgroup::{self, Cgroup, CgroupError, Run};
@@ -33,6 +34,13 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+/// Warns of what the kernel takes and then does nothing about.
+pub(crate) fn warn(definition: &Definition) {
+    if definition.limits.io_weight != Weight::USUAL && !host::weighs_disks() {
+        tracing::warn!(container = %definition.name, "io_weight: {NO_WEIGHTS}; {WEIGHTS_REMEDY}");
+    }
+}
 
 /// A limit that cannot be set.
 #[derive(Debug, thiserror::Error)]
