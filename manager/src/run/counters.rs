@@ -1,7 +1,8 @@
 //! What a container holds, held at most, may hold, and was refused: the rows of `user_beancounters` as the kernel has them
-//! today. All is read from the files of one cgroup (`Documentation/admin-guide/cgroup-v2.rst`), nothing is remembered. Pure
-//! but for the reading, which is the caller's.
+//! today. All is read from the files of one cgroup (`Documentation/admin-guide/cgroup-v2.rst`), from what [`tally`](super::tally) counted
+//! and from the file system's account, nothing is remembered. Pure but for the reading, which is the caller's.
 
+use super::tally::Tally;
 use super::usage::field;
 use crate::quota::{Account, Kind, Pair};
 use serde::ser::SerializeMap;
@@ -258,6 +259,47 @@ pub(crate) fn counters(read: impl Fn(&str) -> Option<String>, huge: &[String]) -
     rows
 }
 
+/// The rows of what is counted by looking at the container's processes and network namespace.
+pub(crate) fn living(tally: &Tally) -> Vec<Counter> {
+    use Fidelity::{Approximate, Exact, WatchOnly};
+    use Unit::{Bytes, Count};
+    let row = |held, counter| Counter {
+        held: Some(held),
+        ..counter
+    };
+    let mut rows = Vec::new();
+    rows.extend(
+        tally
+            .open_files
+            .map(|held| row(held, Counter::new("open_files", "numfile", Approximate, Count))),
+    );
+    rows.extend(tally.terminals.map(|(held, limit)| Counter {
+        limit,
+        ..row(held, Counter::new("terminals", "numpty", Exact, Count))
+    }));
+    if let Some(sockets) = tally.sockets {
+        rows.extend([
+            row(
+                sockets.tcp,
+                Counter::new("tcp_sockets", "numtcpsock", Approximate, Count),
+            ),
+            row(
+                sockets.other,
+                Counter::new("other_sockets", "numothersock", Approximate, Count),
+            ),
+            row(
+                sockets.to_send,
+                Counter::new("tcp_to_send", "tcpsndbuf", WatchOnly, Bytes),
+            ),
+            row(
+                sockets.to_read,
+                Counter::new("tcp_to_read", "tcprcvbuf", WatchOnly, Bytes),
+            ),
+        ]);
+    }
+    rows
+}
+
 /// The rows of what a container has on the disk, by its file system's own count. Refusals are not counted there.
 pub(crate) fn disk(account: &Account) -> Vec<Counter> {
     let bounds = |pair: Pair| {
@@ -329,6 +371,7 @@ pub(crate) const PRESSURES: [&str; 3] = ["cpu", "memory", "io"];
 
 #[cfg(test)]
 mod tests {
+    use super::super::tally::Sockets;
     use super::*;
 
     fn file(name: &str) -> Option<String> {
@@ -389,6 +432,34 @@ mod tests {
             ..account
         };
         assert_eq!(shown(group), [("disk_space".into(), Some(5), Bound::Absent, no)]);
+    }
+
+    #[test]
+    fn rows_of_processes_and_sockets() {
+        let tally = Tally {
+            open_files: Some(12),
+            terminals: Some((2, Bound::At(4))),
+            sockets: Some(Sockets {
+                tcp: 3,
+                other: 5,
+                to_send: 1000,
+                to_read: 70,
+            }),
+        };
+        let shown = |tally| serde_json::to_string(&living(tally)).unwrap();
+        assert_eq!(
+            shown(&tally),
+            concat!(
+                r#"[{"resource":"open_files","beancounter":"numfile","fidelity":"approximate","unit":"count","held":12},"#,
+                r#"{"resource":"terminals","beancounter":"numpty","fidelity":"exact","unit":"count","held":2,"limit":4},"#,
+                r#"{"resource":"tcp_sockets","beancounter":"numtcpsock","fidelity":"approximate","unit":"count","held":3},"#,
+                r#"{"resource":"other_sockets","beancounter":"numothersock","fidelity":"approximate","unit":"count","held":5},"#,
+                r#"{"resource":"tcp_to_send","beancounter":"tcpsndbuf","fidelity":"watch-only","unit":"bytes","held":1000},"#,
+                r#"{"resource":"tcp_to_read","beancounter":"tcprcvbuf","fidelity":"watch-only","unit":"bytes","held":70}]"#,
+            )
+        );
+        assert_eq!(living(&tally).get(1).unwrap().trouble(None), Trouble::Near);
+        assert_eq!(shown(&Tally::default()), "[]");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::lookup;
 use crate::process::ProcessId;
 use crate::sys;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, major, minor,
-    mkdirat, openat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatFs, Uid, chownat, fstat, fstatfs, major,
+    minor, mkdirat, openat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -218,6 +218,11 @@ impl FileSystem {
             Self::Shm => (0x0102_1994, "shm"),
         }
     }
+
+    /// Whether that is what was looked at.
+    pub(crate) fn is_of(self, found: &StatFs) -> bool {
+        u32::try_from(found.f_type) == Ok(self.is().0)
+    }
 }
 
 /// A running container, held.
@@ -265,11 +270,9 @@ impl Inside {
     /// could be anybody's.
     pub(crate) fn reconfigure(&self, at: &Path, kind: FileSystem, options: &[(&str, String)]) -> Result<()> {
         let place = self.resolve(at, OFlags::PATH).map_err(failed("find", at))?;
-        let (magic, source) = kind.is();
-        let other = || LiveMountError::Other(at.into());
         let found = fstatfs(&place).map_err(failed("look at", at))?;
-        if u32::try_from(found.f_type) != Ok(magic) || !self.is_mounted(&place, at, source)? {
-            return Err(other());
+        if !kind.is_of(&found) || !self.is_mounted(&place, at, kind.is().1)? {
+            return Err(LiveMountError::Other(at.into()));
         }
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
         let context = fspick(&place, c"", flags).map_err(failed("change the mount on", at))?;
@@ -278,6 +281,19 @@ impl Inside {
                 .map_err(failed("change the mount on", at))?;
         }
         fsconfig_reconfigure(context.as_fd()).map_err(failed("change the mount on", at))
+    }
+
+    /// The folder on which such a file system is mounted, held. To be asked for before the container runs, as it can mount what it likes.
+    pub(crate) fn folder(&self, at: &Path, kind: FileSystem) -> Result<OwnedFd> {
+        let held = self
+            .resolve(at, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(failed("find", at))?;
+        let found = fstatfs(&held).map_err(failed("look at", at))?;
+        if kind.is_of(&found) {
+            Ok(held)
+        } else {
+            Err(LiveMountError::Other(at.into()))
+        }
     }
 
     /// Whether what is mounted at a place has this source (`proc_pid_mountinfo(5)`).

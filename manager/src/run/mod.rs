@@ -22,6 +22,7 @@ pub(crate) mod privilege;
 pub(crate) mod seccomp;
 pub(crate) mod state;
 pub(crate) mod supervisor;
+pub(crate) mod tally;
 pub(crate) mod usage;
 pub(crate) mod volume;
 pub(crate) mod watch;

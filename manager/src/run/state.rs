@@ -9,6 +9,7 @@ use devbroker::model::{ContainerName, InstanceId};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,6 +47,9 @@ pub(crate) struct State {
     pub(crate) supervisor: ProcessId,
     /// The container's first process, once there is one.
     pub(crate) init: Option<ProcessId>,
+    /// Which of the supervisor's descriptors is of the devpts that the container has its terminals from.
+    #[serde(default)]
+    pub(crate) terminals: Option<RawFd>,
     /// How far it is.
     pub(crate) phase: Phase,
     /// When it was up: seconds since 1970.
@@ -148,6 +152,7 @@ impl State {
                 source,
             })?,
             init: None,
+            terminals: None,
             phase: Phase::Starting,
             since: None,
             steps,
@@ -160,6 +165,7 @@ impl State {
     /// others wrote there who want the container's end. So it is never taken for one that is stopped.
     pub(crate) fn between_runs(&mut self, folder: &RunFolder) -> Result<(), StateError> {
         self.init = None;
+        self.terminals = None;
         self.since = None;
         self.phase = Phase::Restarting;
         self.steps.clear();

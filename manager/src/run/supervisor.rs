@@ -20,6 +20,7 @@ use crate::run::needs::{self, NeedError};
 use crate::run::network::{self, TakenError};
 use crate::run::output::Kept;
 use crate::run::state::{self, Last, Phase, State, StateError};
+use crate::run::tally;
 use crate::run::watch::Watch;
 use crate::runner::{Runner, Running, StepError};
 use crate::service::{Notifier, ServiceError};
@@ -30,7 +31,7 @@ use rustix::io::Errno;
 use rustix::process::{set_child_subreaper, setsid};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -224,6 +225,7 @@ fn once(
         state,
         console,
         terminal,
+        terminals: None,
         asked,
         starts_again: !run.systemd,
         notifier,
@@ -247,6 +249,8 @@ struct Supervisor<'a> {
     console: Console,
     /// Where crun sends the container's terminal, and where those come who want to see it.
     terminal: Option<(UnixListener, Listener)>,
+    /// The container's devpts.
+    terminals: Option<OwnedFd>,
     asked: &'a mut Asked,
     /// Whether it is we who start it again when it reboots itself.
     starts_again: bool,
@@ -292,6 +296,7 @@ impl Supervisor<'_> {
             self.runner.take(&step)?;
             if self.state.init != self.runner.init() {
                 self.state.init = self.runner.init();
+                self.hold_terminals();
                 self.state.write(&folder)?;
                 held = self.state.init.and_then(ProcessId::open);
                 if let Some((crun, attached)) = self.terminal.take() {
@@ -314,6 +319,18 @@ impl Supervisor<'_> {
         self.notifier.ready(init.pid)?;
         tracing::info!(container = %self.name, pid = init.pid, "running");
         Ok(held)
+    }
+
+    /// Holds what the container has its terminals from, so that they can be counted without looking for it inside.
+    fn hold_terminals(&mut self) {
+        self.terminals = self.state.init.and_then(|init| match tally::terminals(init) {
+            Ok(held) => Some(held),
+            Err(error) => {
+                tracing::warn!(container = %self.name, %error, "its terminals will not be counted");
+                None
+            }
+        });
+        self.state.terminals = self.terminals.as_ref().map(AsRawFd::as_raw_fd);
     }
 
     fn enter_phase(&mut self, phase: Phase) -> Result<(), RunError> {

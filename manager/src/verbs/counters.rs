@@ -4,7 +4,10 @@ use super::look::cgroups;
 use super::{Code, Condition};
 use crate::layout::Layout;
 use crate::run::cgroup::Cgroup;
-use crate::run::counters::{Bound, Counter, Fidelity, PRESSURES, Pressure, Trouble, Unit, counters, disk};
+use crate::run::counters::{
+    Bound, Counter, Fidelity, PRESSURES, Pressure, Trouble, Unit, counters, disk, living,
+};
+use crate::run::tally::Tally;
 use crate::run::usage::bytes;
 use crate::table::{self, Cell};
 use crate::{atomic, cli, definitions, quota};
@@ -131,10 +134,15 @@ fn count(layout: &Layout, name: &ContainerName, cgroup: &Cgroup) -> Counted {
     let account = definitions::load(layout, name)
         .ok()
         .and_then(|definition| quota::account(&quota::folder_of(layout, &definition)).ok()?);
+    let tally = match Condition::of(layout, name) {
+        Ok(Condition::Supervised(state)) => Tally::of(cgroup, &state),
+        Ok(Condition::Stopped | Condition::Abandoned(_)) | Err(_) => Tally::default(),
+    };
     Counted {
         name: name.clone(),
         counters: counters(read, &huge_pages(cgroup))
             .into_iter()
+            .chain(living(&tally))
             .chain(account.iter().flat_map(disk))
             .map(|counter| Row {
                 counter,
