@@ -5,6 +5,7 @@
 //! depends on little, because its programs are linked statically to run in any
 //! guest and in any container.
 
+pub mod demand;
 pub mod disk;
 pub mod frame;
 pub mod look;

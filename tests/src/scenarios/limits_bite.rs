@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use crate::vm::{Container, Lab, Users, Vm};
 
 /// How long a program may take that is only slowed down.
-const SOON: Duration = Duration::from_secs(100);
+pub(super) const SOON: Duration = Duration::from_secs(100);
 
 /// A container that does nothing, with these limits; ctm alone runs it.
-fn limited(vm: &Vm, name: &str, users: Users, limits: &str) -> Result<Container> {
+pub(super) fn limited(vm: &Vm, name: &str, users: Users, limits: &str) -> Result<Container> {
     let container = Container::create(vm, name, users)?;
     vm.ok(&format!("ctm set {name} {limits}"))?;
     container.start()?;
@@ -18,7 +18,7 @@ fn limited(vm: &Vm, name: &str, users: Users, limits: &str) -> Result<Container>
 }
 
 /// A file of the cgroup of a container that ctm alone runs.
-fn file(name: &str, file: &str) -> String {
+pub(super) fn file(name: &str, file: &str) -> String {
     format!("/sys/fs/cgroup/ctm/{name}/container/{file}")
 }
 
@@ -40,7 +40,7 @@ fn goes_on(container: &Container) -> Result<()> {
     container.ok("true").map(drop).context("the container was harmed")
 }
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A hog is ended at the limit, a writer slowed at the barrier, what is kept stays while others give theirs.
 pub(super) fn memory(lab: &Lab) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Fifty containers of 48 MiB in a machine of 3 GiB, each with an init and one service, as the author of the 2008 article ran them:
-//! all answer, and what they take is written into the log.
+//! `ctm split` divides the machine, all answer, and what they take is written into the log.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::vm::{Lab, Vm};
 
@@ -14,11 +15,8 @@ const HIS_DISK: u64 = 270 << 20;
 const LONG: Duration = Duration::from_secs(400);
 
 pub(super) fn run(lab: &Lab) -> Result<()> {
-    let vm = machine(lab)?;
-    let memory = number(
-        &vm,
-        "awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo",
-    )?;
+    let (vm, memory) = machine(lab)?;
+    let guarantee = divided(&vm, memory)?;
     let start = "set -e
          one() {
              ctm create c$1 --userns --profile small --tar /srv/rootfs.tar --init /bin/busybox httpd -f -p 80 -h /etc
@@ -38,12 +36,12 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     let (last, disk_after) = (free(&vm)?, disk(&vm)?);
     let up = number(&vm, "ctm list --json | grep -c '\"running\"'")?;
     ensure!(up == COUNT, "{up} of {COUNT} run");
-    // Each one's service answers, in its own namespaces, beside its init.
+    // Each one's service answers, in its own namespaces, beside its init; for whoever connects it has another process for a moment.
     let answers = vm.ok(
         "for cgroup in /sys/fs/cgroup/ctm/c*/container; do
-             pid=$(head -n 1 $cgroup/cgroup.procs)
+             pid=$(head -n 1 $cgroup/cgroup.procs) number=$(wc -l <$cgroup/cgroup.procs)
              ip=$(nsenter -t $pid -n -- bash -c 'ip link set lo up; exec 3<>/dev/tcp/127.0.0.1/80' 2>&1 && echo up)
-             echo $(wc -l <$cgroup/cgroup.procs) $ip
+             echo $number $ip
          done | sort | uniq -c | xargs",
     );
     ensure!(
@@ -60,11 +58,14 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     )?;
     let guaranteed = number(&vm, "cat /sys/fs/cgroup/ctm/memory.min")?;
     ensure!(
-        guaranteed == COUNT * (48 << 20) && guaranteed < memory,
+        guaranteed == COUNT * guarantee && guaranteed < memory,
         "{guaranteed} bytes are guaranteed of {memory}"
     );
     let kills = vm.ok("grep -h '^oom_kill [1-9]' /sys/fs/cgroup/ctm/c*/container/memory.events; true")?;
     ensure!(kills.is_empty(), "{kills}");
+    // Nothing more is promised than there is.
+    let said = vm.ok("ctm validate")?;
+    ensure!(!said.contains("`memory_guarantee`"), "{said}");
     let own = (disk_after - disk_before) / (COUNT - 1);
     let base = number(&vm, "du -s --block-size=1 /var/lib/ctm/.bases | cut -f 1")?;
     let each = own + base / COUNT;
@@ -89,20 +90,43 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A machine of 3 GiB, with a profile for containers of 48 MiB.
-fn machine(lab: &Lab) -> Result<Vm> {
-    let vm = lab.boot_with("3G")?;
-    vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf; mkdir -p /etc/ctm/profiles")?;
+/// Has `ctm split` divide the machine, and write the profile `small` that the containers have. Answers with what it guarantees to each.
+fn divided(vm: &Vm, memory: u64) -> Result<u64> {
+    let text = vm.ok(&format!(
+        "ctm split -n {COUNT} --reserve 224M --profile small --json"
+    ))?;
+    let split: Value = serde_json::from_str(&text)?;
+    let bytes = |pointer: &str| {
+        split
+            .pointer(pointer)
+            .and_then(Value::as_u64)
+            .with_context(|| format!("no {pointer} in {text}"))
+    };
+    let (guarantee, reserve) = (bytes("/container/memory/guarantee")?, bytes("/host/reserve")?);
+    ensure!(
+        guarantee >= 48 << 20 && COUNT * guarantee + reserve <= memory,
+        "of {memory} bytes {guarantee} for each, {reserve} for the host"
+    );
+    let profile = vm.get("/etc/ctm/profiles/small.toml")?;
+    ensure!(
+        profile.contains("swap_limit = \"0\""),
+        "there is no swap: {profile}"
+    );
+    vm.log()
+        .add("figures", &format!("of {} MiB: {profile}", memory >> 20));
+    Ok(guarantee)
+}
+
+/// A machine of 3 GiB, and its memory in bytes.
+fn machine(lab: &Lab) -> Result<(Vm, u64)> {
+    let vm = lab.boot_with(&["-m", "3G"])?;
+    vm.ok("mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf")?;
     let memory = number(
         &vm,
         "awk '/^MemTotal/ { printf \"%.0f\", $2 * 1024 }' /proc/meminfo",
     )?;
     ensure!(memory <= 3 << 30, "the machine has {memory} bytes");
-    vm.put(
-        "/etc/ctm/profiles/small.toml",
-        "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
-    )?;
-    Ok(vm)
+    Ok((vm, memory))
 }
 
 /// The service of each of the Debians.
@@ -111,7 +135,12 @@ const SERVICE: &str = "[Service]\nExecStart=/usr/local/bin/busybox httpd -f -p 8
 /// The same with a whole Debian in each, whose systemd comes up within its 48 MiB and runs a service.
 pub(super) fn systemd(lab: &Lab) -> Result<()> {
     const HOURS: Duration = Duration::from_secs(3 * 3600);
-    let vm = machine(lab)?;
+    let (vm, _) = machine(lab)?;
+    // Less than their shares are, so that 48 MiB are shown to be enough.
+    vm.put(
+        "/etc/ctm/profiles/small.toml",
+        "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
+    )?;
     vm.put("/srv/added/etc/systemd/system/web.service", SERVICE)?;
     vm.ok(
         "set -e; mkdir -p /srv/debian /srv/added/usr/local/bin; mount -o ro,noatime /dev/vdb /srv/debian

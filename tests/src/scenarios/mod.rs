@@ -39,6 +39,7 @@ mod limits_alerts;
 mod limits_bite;
 mod limits_disk;
 mod limits_fifty;
+mod limits_hardware;
 mod limits_live_set;
 mod limits_neighbour;
 mod lost_events;
@@ -123,6 +124,7 @@ pub const ALL: &[Scenario] = &[
     scenario("limits-pids", "a fork bomb has its processes and no more; the neighbour goes on", limits_bite::processes),
     scenario("limits-cpu", "CPU burners have their percentage, their share, their processors", limits_bite::processors),
     scenario("limits-io", "a writer has its bytes and operations a second, lifted under way", limits_bite::disks),
+    scenario("limits-hardware", "swap, memory of NUMA nodes, a disk shared by weight, TCP buffers: each bites, and counts at once when it is set", limits_hardware::run),
     scenario("limits-live-set", "every limit is set and taken out while a granted device is being opened: no failure; all or nothing", limits_live_set::run),
     scenario("limits-neighbour", "hog, burner, writer, disk and inode filler, fork bomb in one container; the neighbour's latency before, during, after", limits_neighbour::run),
     scenario("limits-fifty", "50 containers of 48 MiB with an init and a service in a machine of 3 GiB; memory and disk of each", limits_fifty::run),

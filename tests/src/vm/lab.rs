@@ -44,12 +44,12 @@ impl Lab {
 
     /// A machine booted from its disk, which it keeps across [`Vm::reboot`].
     pub fn boot(&self) -> Result<Vm> {
-        Vm::boot(self, None)
+        Vm::boot(self, &[])
     }
 
-    /// The same with so much memory, as QEMU writes it: `3G`. A restored machine has what the saved one had.
-    pub fn boot_with(&self, memory: &'static str) -> Result<Vm> {
-        Vm::boot(self, Some(memory))
+    /// The same with these options of QEMU's besides, as in `&["-m", "3G"]`. A restored machine has what the saved one had.
+    pub fn boot_with(&self, options: &'static [&'static str]) -> Result<Vm> {
+        Vm::boot(self, options)
     }
 
     /// The scenario's log.

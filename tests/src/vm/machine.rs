@@ -51,24 +51,24 @@ struct Paths {
     disk: PathBuf,
     debian: PathBuf,
     share: PathBuf,
-    memory: Option<&'static str>,
+    options: &'static [&'static str],
 }
 
 impl Vm {
     pub(crate) fn restore(lab: &Lab) -> Result<Self> {
         let start = Instant::now();
         let saved = lab.saved();
-        let vm = Self::start(lab, new_folder()?, saved.disk(), Some(&saved.state()), None)?;
+        let vm = Self::start(lab, new_folder()?, saved.disk(), Some(&saved.state()), &[])?;
         vm.log()
             .add("#", &format!("restored in {} ms", start.elapsed().as_millis()));
         Ok(vm)
     }
 
-    pub(crate) fn boot(lab: &Lab, memory: Option<&'static str>) -> Result<Self> {
+    pub(crate) fn boot(lab: &Lab, options: &'static [&'static str]) -> Result<Self> {
         let folder = new_folder()?;
         let disk = folder.path().join("disk.qcow2");
         state::overlay(&lab.saved().image.disk(), "raw", &disk)?;
-        Self::start(lab, folder, disk, None, memory)
+        Self::start(lab, folder, disk, None, options)
     }
 
     /// From a state, or from its disk, which it keeps then.
@@ -77,7 +77,7 @@ impl Vm {
         folder: TempDir,
         disk: PathBuf,
         state: Option<&Path>,
-        memory: Option<&'static str>,
+        options: &'static [&'static str],
     ) -> Result<Self> {
         let kept = state.is_none();
         let paths = Paths {
@@ -86,7 +86,7 @@ impl Vm {
             disk,
             debian: lab.saved().image.debian(),
             share: lab.share().to_owned(),
-            memory,
+            options,
         };
         let console = lab.next_console();
         let log = lab.log().clone();
@@ -335,7 +335,7 @@ fn launch(
         forget: !kept,
         share: &paths.share,
         state,
-        memory: paths.memory,
+        options: paths.options,
         folder,
         console,
     };

@@ -48,8 +48,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) share: &'a Path,
     /// A saved state to go on from.
     pub(crate) state: Option<&'a Path>,
-    /// Another size of memory than the usual one, for a machine that is booted.
-    pub(crate) memory: Option<&'static str>,
+    /// Other options than the usual ones, for a machine that is booted.
+    pub(crate) options: &'static [&'static str],
     /// An empty folder for sockets.
     pub(crate) folder: &'a Path,
     /// Where the machine's console goes.
@@ -87,8 +87,8 @@ impl Qemu {
         // A scenario's thread that dies takes its machine along.
         command.args(["--pdeathsig", "KILL", PROGRAM]);
         command.args(MACHINE.split_whitespace());
-        // The last one counts.
-        command.args(setup.memory.into_iter().flat_map(|memory| ["-m", memory]));
+        // Of an option that is said twice the last one counts.
+        command.args(setup.options);
         command.args(["-kernel", &text(setup.kernel), "-initrd", &text(setup.initrd)]);
         command.args([
             "-append",

@@ -116,7 +116,7 @@ fn save(image: &Image, agent: &Path, folder: &Path) -> Result<()> {
             forget: false,
             share: &share,
             state: None,
-            memory: None,
+            options: &[],
             folder: sockets.path(),
             console: &console,
         },

@@ -18,6 +18,10 @@
 //! probe frame DEVICE HEX COUNT           sends a frame as it is, so many times
 //! probe await-usb port:3.2|gadget:0:04b8:011f NODES
 //!                                        waits for the device and so many nodes; prints its folder and them
+//! probe hog MIB                          asks for memory MiB by MiB; prints `MIB SWAPPED` after each, how many it has and how many bytes
+//!                                        of its cgroup are swapped out, then `held`, and holds it until its input ends
+//! probe unread                           sends over the loopback what nobody reads, until no more is taken; prints how many bytes are
+//!                                        with the sender and with the receiver, and leaves it so until its input ends
 //! probe beat COUNT FILE                  starts a process, writes 4 KiB to FILE and syncs it, COUNT times; prints the median and the
 //!                                        longest time of one, in microseconds
 //! probe type ROWS COLUMNS STEP... -- COMMAND...
@@ -36,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use devbroker_guest::demand;
 use devbroker_guest::look::{Face, Outcome, open};
 use devbroker_guest::plugged::{Place, nodes};
 use devbroker_guest::raw;
@@ -113,6 +118,11 @@ fn main() -> ExitCode {
             Ok(count) => beat(count, Path::new(file)),
             Err(_) => return usage(),
         },
+        ["hog", mib] => match mib.parse() {
+            Ok(mib) => demand::hog(mib, &mut io::stdout()).map(|()| true),
+            Err(_) => return usage(),
+        },
+        ["unread"] => demand::unread(&mut io::stdout()).map(|()| true),
         ["await-usb", place, number] => match (Place::parse(place), number.parse()) {
             (Some(place), Ok(number)) => await_usb(&place, number),
             _ => return usage(),
@@ -133,7 +143,7 @@ fn failure(error: &io::Error) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: probe open|stat|watch-open|mknod|ping|hear|send|frame|hold|hold-opath|wait-path|await-usb|beat|type ... (see its source)";
+    let text = "usage: probe open|stat|watch-open|mknod|ping|hear|send|frame|hold|hold-opath|wait-path|await-usb|beat|hog|unread|type ... (see its source)";
     writeln!(io::stderr(), "{text}").ok();
     ExitCode::from(USAGE)
 }
