@@ -200,6 +200,22 @@ fn changed(vm: &Vm, boxed: &Container, plain: &Container) -> Result<()> {
         !seen.is_empty() && seen.iter().all(|outcome| outcome.starts_with("ok char 189:")),
         "the device was not there for a moment: {seen:?}"
     );
+    // What cannot be done is undone, and what its root did to its end is put right.
+    let said = vm.fails("ip route add 192.0.2.50 dev lan0; ctm set box 'ip=[\"192.0.2.50\"]'")?;
+    ensure!(
+        said.stderr.contains("route add 192.0.2.50 dev ctm-box` failed")
+            && said.stderr.contains("was not changed"),
+        "{said:?}"
+    );
+    vm.ok("ip route del 192.0.2.50; ! ip neighbour show proxy | grep 192.0.2.50 && grep '\"192.0.2.12\"' /etc/ctm/containers/box.toml")?;
+    boxed.ok(&format!(
+        "{REACH}; reach 192.0.2.254 2001:db8::fe && ! ip address show dev venet0 | grep 192.0.2.50
+        ip link set venet0 down && ip link set venet0 name mine && ip link set mine up"
+    ))?;
+    vm.ok("ctm set box 'ip=[\"192.0.2.12\", \"2001:db8::10\"]'")?;
+    boxed.ok(&format!(
+        "{REACH}; reach 192.0.2.254 2001:db8::fe && ! ip link show mine"
+    ))?;
     // None at all, and one again.
     vm.ok(
         "ctm set box ip= && ! ip link show ctm-box 2>/dev/null && ctm set box 'ip=[\"2001:db8::10\", \"192.0.2.10\"]'
