@@ -435,3 +435,40 @@ fn killed_while_a_recipe_runs() {
     );
     assert_eq!(out, "");
 }
+
+/// A name that is none makes nothing; a base system that somebody took away is told when it is missed, with what brings it back; and a
+/// definition for which there is no room is not written, nor half of it.
+#[test]
+fn names_bases_and_rooms_that_are_not_there() {
+    let out = told(
+        "absent",
+        "tar -C $ROOTFS -cf $TMP/a.tar .; try() { code \"$@\"; sed 's/[0-9a-f]\\{16\\}/ID/g;/^$/d;/--help/d' $TMP/said; }\n\
+         for name in '' ../x .x a/b 'a b' $(printf 'x%.0s' $(seq 65)); do code ctm create \"$name\" --tar $TMP/a.tar; done; try ctm create ../x --tar $TMP/a.tar\n\
+         ls /var/lib/ctm /etc/ctm/containers 2>/dev/null || true\n\
+         sleeper box1 --tar $TMP/a.tar; sleeper box2 --tar $TMP/a.tar; try ctm rename box1 ../x; ls /etc/ctm/containers\n\
+         rm -r /var/lib/ctm/.bases/*; try ctm start box1; try ctm create box3 --clone box1\n\
+         ls -A /run/ctm | grep -v '^\\.' || true; grep /var/lib/ctm /proc/self/mountinfo || true; ls /etc/ctm/containers\n\
+         ctm create box3 --tar $TMP/a.tar >/dev/null 2>&1; ctm start box1 2>/dev/null; ctm status box1 | head -1; ctm stop box1\n\
+         mount -o remount,size=1m /etc/ctm; cat /dev/zero >/etc/ctm/filler 2>/dev/null || true; cp /etc/ctm/containers/box1.toml $TMP/before\n\
+         long=$(printf 'x%.0s' $(seq 200)); try ctm set box1 description=$long; try ctm create box4 --tar $TMP/a.tar\n\
+         cmp $TMP/before /etc/ctm/containers/box1.toml; ls -A /etc/ctm/containers; ls /var/lib/ctm; rm /etc/ctm/filler; code ctm set box1 description=$long",
+    );
+    let refused = "error: invalid value '../x' for";
+    let no_name = "`../x` is no container name: use 1 to 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit";
+    let missing = "the base system /var/lib/ctm/.bases/ID/rootfs is missing; put it back from a backup, or if it came from an archive \
+                   make another container from that one, which makes it again";
+    assert_eq!(
+        out,
+        format!(
+            "2\n2\n2\n2\n2\n2\n2\n{refused} '<NAME>': {no_name}\n2\n{refused} '<NEW_NAME>': {no_name}\nbox1.toml\nbox2.toml\n\
+             53\nctm: cannot start container box1: {missing}\n\
+             53\ncopying /var/lib/ctm/box1/upper\nctm: cannot create container box3: {missing}\nbox1.toml\nbox2.toml\nbox1: running\n\
+             46\nctm: the definition of box1 was not changed: cannot write /etc/ctm/containers/box1.toml: No space left on device \
+             (os error 28)\n\
+             46\nnote: there is no /sbin/init in its root file system; say what starts it with `ctm set box4 \
+             'init=[\"PROGRAM\", \"ARGUMENT\"]'`\nctm: cannot create container box4: cannot write \
+             /etc/ctm/containers/box4.toml: No space left on device (os error 28)\n\
+             box1.toml\nbox2.toml\nbox3.toml\nbox1\nbox2\nbox3\n0\n"
+        )
+    );
+}

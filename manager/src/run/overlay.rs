@@ -44,7 +44,9 @@ pub(crate) enum OverlayError {
         source: io::Error,
     },
     /// The base is not there.
-    #[error("the base system {} is missing; `ctm images` lists those that there are", .0.display())]
+    #[error(
+        "the base system {} is missing; put it back from a backup, or if it came from an archive make another container from that one, which makes it again", .0.display()
+    )]
     NoBase(PathBuf),
 }
 
