@@ -21,7 +21,7 @@ struct Kind {
     users: &'static [Users],
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind {
         name: "systemd",
         make: systemd,
@@ -48,6 +48,15 @@ const KINDS: [Kind; 5] = [
         poweroff: "openrc-shutdown --poweroff now",
         is_whole: true,
         users: &[Users::Host],
+    },
+    Kind {
+        name: "alpine",
+        make: alpine,
+        signal: "SIGUSR2",
+        reboot: "reboot",
+        poweroff: "poweroff",
+        is_whole: true,
+        users: &[Users::Own],
     },
     Kind {
         name: "bare",
@@ -101,14 +110,102 @@ fn sysvinit(vm: &Vm, name: &str, users: Users) -> Result<Container> {
 
 const OPENRC: &str = "#!/sbin/openrc-run\nstart() { /bin/witness; }\nstop() { echo told >>/told; }\n";
 
-fn openrc(vm: &Vm, name: &str, users: Users) -> Result<Container> {
-    let container = Container::openrc(vm, name, users)?;
+/// The small root with Debian's `OpenRC`, at `/srv/openrc`: what Alpine is, where its place is taken by another libc and another shell (in
+/// this busybox' own shell, programs of its own do not become processes, which `OpenRC` counts on).
+const WITH_OPENRC: &str = "set -e
+mkdir -p /srv/debian; mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian
+from=/srv/debian/sysvinit; root=/srv/openrc; cp -a /srv/rootfs $root; cd $root
+mkdir -p lib sbin usr/bin usr/sbin var etc/init.d etc/insserv.conf.d; ln -s ../run var/run
+cp -a $from/usr/lib/rc lib/; cp -a $from/usr/sbin/openrc* $from/usr/sbin/rc-* sbin/; cp -a $from/usr/bin/rc-status bin/; cp -a $from/etc/rc.conf etc/; : >etc/insserv.conf
+cp -a $from/etc/runlevels etc/; find etc/runlevels ! -type d -delete; mkdir -p etc/runlevels/boot etc/runlevels/shutdown
+for library in $(chroot $from ldd /usr/sbin/openrc /usr/sbin/openrc-run /usr/sbin/openrc-init /usr/bin/rc-status /usr/lib/rc/bin/checkpath /usr/bin/dash | grep -o '/[^ :]*lib[^ :]*\\.so[^ :]*' | sort -u)
+do mkdir -p .${library%/*}; cp -L $from$library .$library; done
+rm -f bin/sh; cp $from/usr/bin/dash bin/sh; chroot . /bin/busybox --install -s; echo uucp:x:14: >>etc/group";
+
+/// As Alpine has it.
+const INITTAB: &str = "::sysinit:/sbin/openrc sysinit
+::sysinit:/sbin/openrc boot
+::wait:/sbin/openrc default
+
+# Set up a couple of getty's
+tty1::respawn:/sbin/getty 38400 tty1
+tty2::respawn:/sbin/getty 38400 tty2
+tty3::respawn:/sbin/getty 38400 tty3
+tty4::respawn:/sbin/getty 38400 tty4
+tty5::respawn:/sbin/getty 38400 tty5
+tty6::respawn:/sbin/getty 38400 tty6
+
+# Put a getty on the serial port
+#ttyS0::respawn:/sbin/getty -L 115200 ttyS0 vt100
+
+# Stuff to do for the 3-finger salute
+::ctrlaltdel:/sbin/reboot
+
+# Stuff to do before rebooting
+::shutdown:/sbin/openrc shutdown
+";
+
+/// `OpenRC` as the first process, or run by busybox' by its inittab; made fit, with a service in the runlevel `default`.
+fn with_openrc(vm: &Vm, name: &str, users: Users, init: &str) -> Result<Container> {
+    let users = match users {
+        Users::Own => "--userns",
+        Users::Host => "--no-userns",
+    };
+    vm.put("/srv/openrc.toml", "[fit]\ngettys = true\nhostname = true\n")?;
+    vm.ok(&format!(
+        "ctm create {name} {users} --rootfs /srv/openrc --recipe /srv/openrc.toml --init {init}"
+    ))?;
+    let container = Container::existing(vm, name);
     equip(vm, &container, &[("etc/init.d/witness", OPENRC)])?;
     vm.ok(&format!(
         "ln -s /etc/init.d/witness {}/etc/runlevels/default/",
         container.root()
     ))?;
     Ok(container)
+}
+
+fn openrc(vm: &Vm, name: &str, users: Users) -> Result<Container> {
+    with_openrc(vm, name, users, "/sbin/openrc-init")
+}
+
+fn alpine(vm: &Vm, name: &str, users: Users) -> Result<Container> {
+    let container = with_openrc(vm, name, users, "/sbin/init")?;
+    let inittab = vm.ok(&format!("grep -c ^#tty[1-6] {}/etc/inittab", container.root()))?;
+    ensure!(inittab == "6", "{inittab} gettys are off");
+    Ok(container)
+}
+
+/// Busybox has gone through the runlevels, and nothing of it complained.
+fn is_alpine(vm: &Vm, container: &Container) -> Result<()> {
+    let name = container.name();
+    vm.until(&format!(
+        "ctm exec {name} -- rc-status default | grep -q 'witness.*started'"
+    ))?;
+    let called = container.ok("hostname")?;
+    ensure!(called == name, "{called}");
+    let said = vm.ok(&format!("ctm log {name}"))?;
+    let complains = |line: &&str| {
+        let line = line.to_lowercase();
+        [
+            "error",
+            "can't",
+            "cannot",
+            "fail",
+            "warn",
+            "not found",
+            "no such",
+            "denied",
+            "!!",
+        ]
+        .iter()
+        .any(|word| line.contains(word))
+    };
+    let complaints: Vec<_> = said.lines().filter(complains).collect();
+    ensure!(
+        complaints.is_empty() && said.contains("is starting up Linux"),
+        "{said}"
+    );
+    Ok(())
 }
 
 const UNIT: &str = "[Unit]
@@ -149,6 +246,8 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
         "[Service]\nRestartSec=1h\n",
     )?;
     vm.install()?;
+    vm.ok(WITH_OPENRC)?;
+    vm.put("/srv/openrc/etc/inittab", INITTAB)?;
     let lives = KINDS
         .into_iter()
         .flat_map(|kind| kind.users.iter().map(move |users| (kind, *users)));
@@ -182,6 +281,9 @@ fn life(vm: &Vm, kind: Kind, users: Users, name: &str) -> Result<()> {
         let first = container.ok("cat /proc/1/comm; cat /proc/2/comm")?;
         ensure!(first == ".ctm-init\nsh", "{first}");
     }
+    if kind.name == "alpine" {
+        is_alpine(vm, &container)?;
+    }
     orphans_are_reaped(&container)?;
     if !kind.is_whole {
         vm.ok(&format!("ctm stop {name}"))?;
@@ -198,7 +300,7 @@ fn life(vm: &Vm, kind: Kind, users: Users, name: &str) -> Result<()> {
         let restarts = vm.ok(&format!("systemctl show -P NRestarts ctm@{name}"))?;
         ensure!(restarts == "1", "{restarts}");
     }
-    if kind.is_whole && users == Users::Host {
+    if kind.is_whole && kind.users.first() == Some(&users) {
         vm.ok(&format!("ctm stop {name}"))?;
     } else {
         container.run(kind.poweroff)?;
@@ -257,7 +359,9 @@ fn stopped_between_two_runs(vm: &Vm, container: &Container) -> Result<()> {
         ctm stop {name} 2>/dev/null; echo $?; wc -l <{}/ups",
         container.root()
     ))?;
-    let expected = format!("ctm: container {name} is starting again already\n32\ninactive\n31\n4");
+    let expected = format!(
+        "ctm: container {name} is starting again; `ctm stop {name}` stops it, and then it can be renamed\n32\ninactive\n31\n4"
+    );
     ensure!(seen == expected, "{seen}");
     Ok(())
 }

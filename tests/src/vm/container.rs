@@ -62,27 +62,22 @@ impl Container {
     /// Creates one that is a whole Debian with systemd as its init. Its root is the disk that all such containers share,
     /// with a layer of its own above it, in which changes of owner take no space.
     pub fn debian(vm: &Vm, name: &str, users: Users) -> Result<Self> {
-        Self::layered(vm, name, users, "systemd", "/sbin/init")
+        Self::layered(vm, name, users, "systemd")
     }
 
     /// The same with sysvinit as its init.
     pub fn sysvinit(vm: &Vm, name: &str, users: Users) -> Result<Self> {
-        Self::layered(vm, name, users, "sysvinit", "/sbin/init")
+        Self::layered(vm, name, users, "sysvinit")
     }
 
-    /// The same with `OpenRC` and its own init, which start nothing.
-    pub fn openrc(vm: &Vm, name: &str, users: Users) -> Result<Self> {
-        Self::layered(vm, name, users, "sysvinit", "/sbin/openrc-init")
-    }
-
-    fn layered(vm: &Vm, name: &str, users: Users, lower: &str, init: &str) -> Result<Self> {
+    fn layered(vm: &Vm, name: &str, users: Users, lower: &str) -> Result<Self> {
         let root = format!("/srv/debians/{name}/root");
         vm.ok(&format!(
             "set -e
             mkdir -p /srv/debian /srv/debians/{name}/{{upper,work,root}}
             mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian
             mount -t overlay -o metacopy=on,lowerdir=/srv/debian/{lower},upperdir=/srv/debians/{name}/upper,workdir=/srv/debians/{name}/work overlay {root}
-            ctm create {name} {} --rootfs {root} --in-place --init {init}",
+            ctm create {name} {} --rootfs {root} --in-place --init /sbin/init",
             users.option()
         ))?;
         Self::made(vm, name, root)
