@@ -1,7 +1,20 @@
-//! Signals by name, as a definition's `stop_signal` has them.
+//! Signals by name, as a definition's `stop_signal` has them, and those that ask ctm itself to stop.
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::str::FromStr;
+
+/// From now on signals that ask this process to stop do not end it: the stream becomes readable, by a byte for each.
+pub(crate) fn heeded() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
 
 /// The first real-time signal that programs may use (glibc keeps 32 and 33 for itself).
 const RTMIN: i32 = 34;

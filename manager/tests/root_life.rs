@@ -307,6 +307,8 @@ fn between_two_runs() {
              for verb in 'stop --timeout 5' kill; do ctm $verb box 3>&- & verb=$!; until [ -e /run/ctm/box/stop-within ]; do :; done\n\
              go_on; wait $verb; say ctm status box; ran; [ -e $TMP/again ] || begin; : >$TMP/again; done\n\
              begin; ctm stop box 3>&- & verb=$!; go_on; wait $verb; say ctm status box; ran >/dev/null\n\
+             begin; ctm wait box >$TMP/waited 3>&- & wait=$!; until ls -l /proc/$wait/fd 2>/dev/null | grep -q pidfd; do :; done\n\
+             go_on; until ctm exec box -- true 2>/dev/null; do :; done; ctm stop box; code=0; wait $wait || code=$?; echo waited $code $(cat $TMP/waited); ran\n\
              begin; ctm restart box 2>/dev/null 3>&- & verb=$!; go_on; wait $verb; say ctm status box; ctm stop box; ran >/dev/null\n\
              begin; at=/proc/$(sed 's/.*\"supervisor\":{{\"pid\":\\([0-9]*\\).*/\\1/' /run/ctm/box/state.json); kill -9 ${{at#/proc/}}; while [ -e $at/cwd ]; do :; done; go_on\n\
              say ctm status box; ctm start box 2>/dev/null; say ctm status box; ctm stop box; ran{LEFT}"
@@ -318,7 +320,7 @@ fn between_two_runs() {
          31 ctm: container box does not run; `ctm start box` starts it\n31 ctm: container box does not run; `ctm start box` starts it\n\
          32 ctm: container box is restarting; `ctm stop box` stops it, and then it can be destroyed\n\
          32 ctm: container box is restarting; `ctm stop box` stops it, and then it can be renamed\n\
-         31 box: stopped\n1\n31 box: stopped\n1\n31 box: stopped\n0 box: running\n\
+         31 box: stopped\n1\n31 box: stopped\n1\n31 box: stopped\nwaited 0 0\n2\n0 box: running\n\
          31 box: abandoned\n0 box: running\n2\n"
     );
 }

@@ -4,13 +4,12 @@
 //! interrupts ctm it is killed, so that what it made can be undone.
 
 use crate::make::progress::Progress;
-use crate::sys;
+use crate::{signal, sys};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
@@ -68,12 +67,7 @@ pub(crate) struct Interrupts(UnixStream);
 impl Interrupts {
     /// From now on.
     pub(crate) fn heeded() -> io::Result<Self> {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-        }
-        Ok(Self(read))
+        signal::heeded().map(Self)
     }
 
     /// Fails once there was such a signal.

@@ -1,8 +1,8 @@
 //! How a supervisor hears that its container's end is wanted: by a signal, or by a file in the run's folder.
 
 use crate::layout::RunFolder;
+use crate::signal;
 use rustix::event::{PollFd, PollFlags};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -15,12 +15,7 @@ pub(crate) struct Asked(UnixStream);
 impl Asked {
     /// From now on.
     pub(crate) fn heeded() -> io::Result<Self> {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-        }
-        Ok(Self(read))
+        signal::heeded().map(Self)
     }
 
     /// What to wait for.

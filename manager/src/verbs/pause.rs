@@ -39,28 +39,40 @@ fn freeze(layout: &Layout, name: &ContainerName, frozen: bool) -> Result<Code> {
 
 /// `ctm wait`: until the container ends; its first process' exit code is ours. One that does not run has ended already.
 pub(super) fn wait(layout: &Layout, name: &ContainerName) -> Result<Code> {
-    let instance = match Condition::of(layout, name)? {
+    let last = match Condition::of(layout, name)? {
         Condition::Supervised(state) => {
+            let before = Last::read(layout, name);
             until_the_end(&state)?;
-            Some(state.instance)
+            let Some(last) = ended_since(layout, name, &state, before.as_ref())? else {
+                bail!("the supervisor of container {name} was killed; how the container ended is not known")
+            };
+            last
         }
         Condition::Stopped | Condition::Abandoned(_) => {
             definitions::load(layout, name)?;
-            None
+            Last::read(layout, name).ok_or_else(|| Refused::NotRunning(name.clone()))?
         }
     };
-    match (Last::read(layout, name), instance) {
-        (Some(last), Some(instance)) if last.instance != instance => {
-            bail!("the supervisor of container {name} was killed; how the container ended is not known")
-        }
-        (Some(last), _) => {
-            let code = last.ending.code();
-            writeln!(io::stdout(), "{code}")?;
-            Ok(Code::Command(code))
-        }
-        (None, None) => Err(Refused::NotRunning(name.clone()).into()),
-        (None, Some(_)) => bail!("how container {name} ended is not known"),
+    let code = last.ending.code();
+    writeln!(io::stdout(), "{code}")?;
+    Ok(Code::Command(code))
+}
+
+/// How the last run of a supervisor ended, which may be a later one than that which was waited for: a container that reboots itself is
+/// started again. None if the supervisor was killed and had nothing to say.
+fn ended_since(
+    layout: &Layout,
+    name: &ContainerName,
+    waited_for: &State,
+    before: Option<&Last>,
+) -> Result<Option<Last>> {
+    if matches!(Condition::of(layout, name)?, Condition::Abandoned(_)) {
+        return Ok(None);
     }
+    let is_news = |last: &Last| {
+        last.instance == waited_for.instance || before.is_none_or(|before| before.instance != last.instance)
+    };
+    Ok(Last::read(layout, name).filter(is_news))
 }
 
 fn until_the_end(state: &State) -> Result<()> {
