@@ -39,7 +39,7 @@ dpkg-deb --root-owner-group -Znone -b $P/$name $M/pool/$name.deb >/dev/null
 { cat $P/$name/DEBIAN/control; echo Filename: pool/$name.deb; echo Size: $(stat -c %s $M/pool/$name.deb)
 echo SHA256: $(sha256sum $M/pool/$name.deb | cut -d' ' -f1); echo; } >>$index/Packages; done
 cd $M/dists/trixie; gzip -k main/binary-$arch/Packages
-{ printf 'Suite: testing\nCodename: trixie\nArchitectures: %s all\nComponents: main\nSHA256:\n' $arch
+{ printf 'Suite: testing\nCodename: trixie\nArchitectures: %s\nComponents: main\nSHA256:\n' $arch
 for file in main/binary-$arch/Packages main/binary-$arch/Packages.gz; do echo " $(sha256sum $file | cut -d' ' -f1) $(stat -c %s $file) $file"; done; } >Release
 cd /; trusted="deb [trusted=yes] copy:$M trixie main"
 distro() { name=$1; shift; ctm create $name --distro debian:trixie --variant minbase --mirror "${mirror:-$trusted}" "$@" --init /bin/sleep infinity; }
