@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ const STATIC: &str = "ctm-init";
 pub struct Bench {
     saved: Saved,
     /// What machines see as `/shared`: as it is now, whatever is built while they run.
-    share: TempDir,
+    share: Arc<TempDir>,
     logs: PathBuf,
 }
 
@@ -57,7 +57,7 @@ impl Bench {
         let suite = Suite::from_environment()?;
         let start = Instant::now();
         let logs = target.join("scenarios");
-        let share = linked(&programs()?, &logs)?;
+        let share = Arc::new(linked(&programs()?, &logs)?);
         let built = start.elapsed();
         stage(share.path(), &share.path().join("root"))?;
         let guest = target.join(TRIPLE).join("release");
@@ -77,7 +77,7 @@ impl Bench {
 
     /// A lab of this name.
     pub fn lab(&self, name: &str) -> Result<Lab> {
-        Lab::new(self.saved.clone(), self.share.path(), &self.logs, name)
+        Lab::new(self.saved.clone(), Arc::clone(&self.share), &self.logs, name)
     }
 
     /// Runs scenarios, `jobs` at a time, telling of each as it ends.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use tempfile::TempDir;
 
 use super::log::Log;
 use super::machine::Vm;
@@ -15,7 +16,7 @@ use super::state::Saved;
 #[derive(Debug)]
 pub struct Lab {
     saved: Saved,
-    share: PathBuf,
+    share: Arc<TempDir>,
     folder: PathBuf,
     log: Log,
     started: AtomicU32,
@@ -24,11 +25,11 @@ pub struct Lab {
 
 impl Lab {
     /// A lab whose machines see `share` at `/shared` and that writes its logs to `folder`.
-    pub fn new(saved: Saved, share: &Path, folder: &Path, name: &str) -> Result<Self> {
+    pub fn new(saved: Saved, share: Arc<TempDir>, folder: &Path, name: &str) -> Result<Self> {
         let log = Log::create(&folder.join(format!("{name}.log")))?;
         Ok(Self {
             saved,
-            share: share.to_owned(),
+            share,
             folder: folder.join(name),
             log,
             started: AtomicU32::new(0),
@@ -92,7 +93,7 @@ impl Lab {
 
     /// The host's folder that machines see.
     pub(crate) fn share(&self) -> &Path {
-        &self.share
+        self.share.path()
     }
 
     /// Where the next machine's console goes: `NAME.1.console`, `NAME.2.console`, ...
