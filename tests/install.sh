@@ -30,6 +30,7 @@ for file in systemd/*.service systemd/*.socket systemd/*.slice systemd/*.target;
 done
 for file in systemd/*.sysusers; do [ ! -e "$file" ] || put_text "$file" "$to/lib/sysusers.d" "$(basename "$file" .sysusers).conf"; done
 for file in systemd/*.tmpfiles; do [ ! -e "$file" ] || put_text "$file" "$to/lib/tmpfiles.d" "$(basename "$file" .tmpfiles).conf"; done
+for file in systemd/*.sysctl; do [ ! -e "$file" ] || put_text "$file" "$to/lib/sysctl.d" "$(basename "$file" .sysctl).conf"; done
 for section in 5 8; do
   for file in docs/man/*."$section"; do [ ! -e "$file" ] || put_text "$file" "$to/share/man/man$section"; done
 done

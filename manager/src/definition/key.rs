@@ -400,6 +400,17 @@ pub(crate) static KEYS: &[Key] = &[
         },
     ),
     live(
+        "inotify_instances",
+        "How many watchers of files (inotify) its processes may have together; usually 128. With a user namespace.",
+        |value, definition| {
+            place(
+                &mut definition.limits.inotify_instances,
+                limit_value::inotify_instances(value),
+            )
+        },
+        |definition| limit_value::shown_count(definition.limits.inotify_instances),
+    ),
+    live(
         "oom_score_adj",
         "How soon its processes are ended where the host has no memory left, -1000 to 1000.",
         |value, definition| {

@@ -52,9 +52,17 @@ pub(crate) struct Limits {
     pub(crate) tcp_receive_buffer: Option<Size>,
     /// The largest send buffer (`net.ipv4.tcp_wmem`); none: the host's.
     pub(crate) tcp_send_buffer: Option<Size>,
+    /// How many instances of inotify(7) its processes may have together.
+    pub(crate) inotify_instances: Limit,
     /// How soon its processes are ended where the host has no memory left.
     pub(crate) oom_score_adj: OomScore,
 }
+
+/// The kernel counts them with an `int`.
+pub(crate) const MOST_INSTANCES: u64 = 2_147_483_647;
+
+/// What the kernel lets each of its users have where nobody says anything else.
+const INOTIFY_INSTANCES: Limit = Limit::At(128);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -77,6 +85,7 @@ impl Default for Limits {
             hugepages: BTreeMap::new(),
             tcp_receive_buffer: None,
             tcp_send_buffer: None,
+            inotify_instances: INOTIFY_INSTANCES,
             oom_score_adj: OomScore::default(),
         }
     }

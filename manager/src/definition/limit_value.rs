@@ -1,6 +1,8 @@
 //! Reads the limits of a definition and shows them as it has them. Pure.
 
-use super::limit::{IoLimit, Numbers, NumbersError, OomScore, PageSize, Rlimit, SoftHard, Weight};
+use super::limit::{
+    IoLimit, MOST_INSTANCES, Numbers, NumbersError, OomScore, PageSize, Rlimit, SoftHard, Weight,
+};
 use super::value::{Fault, Value, absolute, list, string, table};
 use crate::quantity::{Limit, Percent, QuantityError, Size};
 use std::borrow::Cow;
@@ -65,6 +67,10 @@ pub(super) fn processes(value: &Value<'_>) -> Result<Limit, Fault> {
 
 pub(super) fn ptys(value: &Value<'_>) -> Result<Limit, Fault> {
     number_of(value, 1_048_576)
+}
+
+pub(super) fn inotify_instances(value: &Value<'_>) -> Result<Limit, Fault> {
+    number_of(value, MOST_INSTANCES)
 }
 
 pub(super) fn weight(value: &Value<'_>) -> Result<Weight, Fault> {
@@ -274,7 +280,7 @@ mod tests {
     }
 
     /// Every key with a value that is not the usual one, as a definition has it and as it is shown.
-    const SAID: [(&str, &str, &str); 19] = [
+    const SAID: [(&str, &str, &str); 20] = [
         ("memory_guarantee", "\"48M\"", "\"48M\""),
         ("memory_soft_guarantee", "\"12288p\"", "\"48M\""),
         ("memory_barrier", "\"10%\"", "\"10%\""),
@@ -301,6 +307,7 @@ mod tests {
         ("hugepages", "{ \"2M\" = \"64M\" }", "{ 2M = \"64M\" }"),
         ("tcp_receive_buffer", "\"1.5M\"", "\"1536K\""),
         ("tcp_send_buffer", "\"1M\"", "\"1M\""),
+        ("inotify_instances", "512", "512"),
         ("oom_score_adj", "-5", "-5"),
     ];
 
@@ -347,6 +354,7 @@ mod tests {
             ("processes = 0", "0 is not between 1 and 4194304"),
             ("processes = \"10M\"", "`10M` is no number of things"),
             ("ptys = 1048577", "not between 1 and 1048576"),
+            ("inotify_instances = 0", "not between 1 and 2147483647"),
             ("cpu_weight = 0", "1 to 10000"),
             ("cpu_weight = \"50\"", "1 to 10000"),
             ("io_weight = 10001", "1 to 10000"),

@@ -22,7 +22,7 @@ pub(crate) use capability::CapabilityChange;
 pub(crate) use disk::{DiskLimits, Grace};
 pub(crate) use edit::{Edit, EditError, with_mount, without_mount};
 pub(crate) use key::{Effect, KEYS, Key, key};
-pub(crate) use limit::{IoLimit, Limits, Numbers, OomScore, Rlimit, SHM, SoftHard, Weight};
+pub(crate) use limit::{IoLimit, Limits, MOST_INSTANCES, Numbers, OomScore, Rlimit, SHM, SoftHard, Weight};
 pub(crate) use mount::{MountDefinition, MountSource};
 pub(crate) use parse::{Faults, MAX_FILE, Parsed, Text, parse, parse_profile, profile_of};
 pub(crate) use scale::scale;

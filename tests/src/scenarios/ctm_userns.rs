@@ -24,6 +24,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     owners(&vm)?;
     programs(&vm)?;
     scarce(&vm)?;
+    watchers(&vm)?;
     without_idmapped_mounts(&vm)?;
     confined(&vm)
 }
@@ -49,6 +50,28 @@ fn range(vm: &Vm, name: &str) -> Result<(u32, u32)> {
         "{name}: its groups are others than its users"
     );
     Ok(users)
+}
+
+/// What one has of inotify counts for the host's root as well, who still gets some when a container has taken all that it can.
+fn watchers(vm: &Vm) -> Result<()> {
+    let takes = |most: u32| vm.run(&format!("ctm exec one -- /bin/probe inotify {most}"));
+    vm.ok("cp /shared/probe /var/lib/ctm/one/rootfs/bin/; sysctl -qw fs.inotify.max_user_instances=1000")?;
+    for (change, most) in [
+        ("", 128),
+        ("ctm set one inotify_instances=60", 60),
+        ("ctm set one inotify_instances=", 128),
+    ] {
+        vm.ok(change)?;
+        let refused = takes(1000)?;
+        ensure!(
+            refused.stdout.trim() == format!("{most} EMFILE"),
+            "{change}: {refused:?}"
+        );
+        ensure!(takes(most)?.status == 0);
+    }
+    let raised = vm.fails("ctm exec one -- sh -c 'echo 900 >/proc/sys/user/max_inotify_instances'")?;
+    ensure!(raised.stderr.contains("Read-only"), "{raised:?}");
+    Ok(())
 }
 
 fn ranges(vm: &Vm) -> Result<()> {

@@ -141,6 +141,8 @@ pub(super) fn systemd(lab: &Lab) -> Result<()> {
         "/etc/ctm/profiles/small.toml",
         "memory_guarantee = \"48M\"\nmemory_limit = \"48M\"\nswap_limit = 0\nprocesses = 64\n",
     )?;
+    vm.install()?;
+    vm.ok("sysctl -qp /usr/lib/sysctl.d/30-ctm.conf")?;
     vm.put("/srv/added/etc/systemd/system/web.service", SERVICE)?;
     vm.ok(
         "set -e; mkdir -p /srv/debian /srv/added/usr/local/bin; mount -o ro,noatime /dev/vdb /srv/debian

@@ -34,7 +34,7 @@ const OTHERS: [&str; 20] = [
 ];
 
 /// Each limit, and the file below the container's cgroup that then says so.
-const LIMITS: [(&str, &str, &str, &str); 19] = [
+const LIMITS: [(&str, &str, &str, &str); 20] = [
     ("memory_guarantee", "8M", "memory.min", "8388608"),
     ("memory_soft_guarantee", "9M", "memory.low", "9437184"),
     ("memory_barrier", "200M", "memory.high", "209715200"),
@@ -58,6 +58,7 @@ const LIMITS: [(&str, &str, &str, &str); 19] = [
     ("shm", "3M", "", ""),
     ("tcp_receive_buffer", "65536", "", ""),
     ("tcp_send_buffer", "65536", "", ""),
+    ("inotify_instances", "77", "", ""),
     ("oom_score_adj", "5", "", ""),
 ];
 

@@ -2,7 +2,7 @@
 
 use super::standing::{Guarantee, Standing};
 use super::{Held, LimitError, Setting};
-use crate::definition::{Limits, Rlimit, SoftHard};
+use crate::definition::{Limits, MOST_INSTANCES, Rlimit, SoftHard};
 use crate::host;
 use crate::quantity::{Limit, Percent, Size};
 use oci_spec::OciSpecError;
@@ -213,6 +213,7 @@ pub(super) fn desired(limits: &Limits, host: &Host) -> Held {
         tcp: [buffer(limits.tcp_receive_buffer), buffer(limits.tcp_send_buffer)],
         // A tmpfs that had no limit cannot be given one later.
         score: limits.oom_score_adj,
+        inotify: limits.inotify_instances.at().unwrap_or(MOST_INSTANCES),
         shm: limits.shm.of(host.memory).at().unwrap_or(host.memory),
     }
 }

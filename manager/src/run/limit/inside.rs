@@ -1,7 +1,7 @@
 //! Limits that are not the cgroup's, in a running container: of its network namespace, its mounts, its processes.
 
 use super::LimitError;
-use crate::definition::{OomScore, Rlimit, SoftHard};
+use crate::definition::{MOST_INSTANCES, OomScore, Rlimit, SoftHard};
 use crate::ids::Ids;
 use crate::layout::RunFolder;
 use crate::process::ProcessId;
@@ -10,7 +10,7 @@ use crate::run::bundle::TTY_GROUP;
 use crate::run::cgroup::Cgroup;
 use crate::run::hold;
 use crate::run::live_mount::{FileSystem, Inside, LiveMountError};
-use crate::run::namespace::Network;
+use crate::run::namespace::{Network, Users};
 use crate::sys;
 use rustix::process::{Pid, Resource, prlimit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +59,28 @@ fn buffers(host: &str, most: Option<u64>) -> Option<String> {
     }
     let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
     Some(sizes.join(" "))
+}
+
+/// How many files and folders a container may watch for each instance that it may have.
+const WATCHES_EACH: u64 = 256;
+
+/// Limits what it may have of inotify. What is made in a user namespace counts for whoever made that as well, which is the host's
+/// root: without a limit of its own a container could take all that the host may have (`user_namespaces(7)`, `/proc/sys/user`).
+pub(super) fn inotify(init: ProcessId, instances: u64) -> Result<(), LimitError> {
+    let failed = |source| LimitError::Live {
+        key: "inotify_instances",
+        source,
+        remedy: "/proc/sys/user of the host has to be there and writable",
+    };
+    let Some(users) = Users::of(init).map_err(failed)? else {
+        return Ok(());
+    };
+    let watches = instances.saturating_mul(WATCHES_EACH).min(MOST_INSTANCES);
+    users
+        .run(&format!(
+            "cd /proc/sys/user && echo {instances} >max_inotify_instances && echo {watches} >max_inotify_watches"
+        ))
+        .map_err(failed)
 }
 
 fn mounted(key: &'static str) -> impl FnOnce(LiveMountError) -> LimitError {

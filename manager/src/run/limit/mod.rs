@@ -114,6 +114,8 @@ pub(crate) struct Held {
     pub(crate) standing: Standing,
     /// The largest buffers of a TCP connection, for receiving and sending; none: the host's.
     pub(crate) tcp: [Option<u64>; 2],
+    /// The most instances of inotify.
+    pub(crate) inotify: u64,
     /// The size of its /dev/shm.
     pub(crate) shm: u64,
     /// How soon its processes are ended.
@@ -187,7 +189,7 @@ impl Held {
         if self.tcp.iter().any(Option::is_some) {
             inside::tcp_buffers(init, self.tcp)?;
         }
-        Ok(())
+        inside::inotify(init, self.inotify)
     }
 }
 
@@ -231,6 +233,9 @@ fn apply(layout: &Layout, state: &State, before: &Definition, after: &Definition
     let (old, new) = (&before.limits, &after.limits);
     if (old.tcp_receive_buffer, old.tcp_send_buffer) != (new.tcp_receive_buffer, new.tcp_send_buffer) {
         inside::tcp_buffers(init, held.tcp)?;
+    }
+    if old.inotify_instances != new.inotify_instances {
+        inside::inotify(init, held.inotify)?;
     }
     if old.ptys != new.ptys {
         inside::ptys(init, after.ids, new.ptys)?;

@@ -12,6 +12,7 @@
 //! probe hold-opath PATH                  the same with O_PATH; then reopens it through /proc/self/fd
 //!                                        for each line of its input and prints the outcome
 //! probe wait-path [--gone] PATH [SECONDS]
+//! probe inotify MOST                     makes instances of inotify: prints `MOST made`, or how many there were and EMFILE
 //! probe ping IPV4                        as an ordinary user may: prints `answered`, or EACCES
 //! probe hear ADDRESS:PORT                prints `hearing`, then who sends which datagram, until it is killed
 //! probe send ADDRESS:0 ADDRESS:PORT TEXT a datagram
@@ -95,6 +96,10 @@ fn main() -> ExitCode {
             Ok(address) => ping(address),
             Err(_) => return usage(),
         },
+        ["inotify", most] => match most.parse() {
+            Ok(most) => watch_files(most),
+            Err(_) => return usage(),
+        },
         ["hear", address] => hear(address),
         ["send", from, to, text] => send(from, to, text),
         ["frame", device, hex, count] => match (unhexed(hex), count.parse()) {
@@ -158,6 +163,22 @@ fn try_open(path: &Path, rw: bool) -> io::Result<bool> {
     let (outcome, _file) = open(path, rw);
     say(outcome)?;
     Ok(matches!(outcome, Outcome::Opened(_)))
+}
+
+/// Makes instances of inotify until there are so many or no more can be had; it has as many as are printed when this is refused.
+fn watch_files(most: usize) -> io::Result<bool> {
+    let mut made = Vec::new();
+    while made.len() < most {
+        match Inotify::init(InitFlags::IN_CLOEXEC) {
+            Ok(instance) => made.push(instance),
+            Err(error) => {
+                say(format!("{} {error:?}", made.len()))?;
+                return Ok(false);
+            }
+        }
+    }
+    say(format!("{} made", made.len()))?;
+    Ok(true)
 }
 
 /// Without any privilege, by what the kernel has for it (`icmp(7)`).
