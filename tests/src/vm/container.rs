@@ -75,7 +75,7 @@ impl Container {
         vm.ok(&format!(
             "set -e
             mkdir -p /srv/debian /srv/debians/{name}/{{upper,work,root}}
-            mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian
+            flock /srv sh -c 'mountpoint -q /srv/debian || mount -o ro,noatime /dev/vdb /srv/debian'
             mount -t overlay -o metacopy=on,lowerdir=/srv/debian/{lower},upperdir=/srv/debians/{name}/upper,workdir=/srv/debians/{name}/work overlay {root}
             ctm create {name} {} --rootfs {root} --in-place --init /sbin/init",
             users.option()
