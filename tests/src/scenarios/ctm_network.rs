@@ -54,6 +54,7 @@ pub(super) fn run(lab: &Lab) -> Result<()> {
     let plain = Container::existing(&vm, "plain");
     changed(&vm, &boxed, &plain)?;
     held_to_its_own(&vm, &boxed)?;
+    filled_by_its_root(&vm, &boxed)?;
     nothing_left(&vm)?;
     boxed.destroy()?;
     plain.destroy()?;
@@ -334,6 +335,23 @@ fn held_to_its_own(vm: &Vm, boxed: &Container) -> Result<()> {
     let settings = vm.ok("cd /proc/sys/net; cat ipv4/conf/ctm-box/{accept_redirects,proxy_arp} ipv6/conf/ctm-box/{accept_ra,accept_redirects,autoconf} | xargs")?;
     ensure!(settings == "0 0 0 0 0", "{settings}");
     Ok(())
+}
+
+/// Its root can have more in its network than anybody reads: then nothing is changed but taken away.
+fn filled_by_its_root(vm: &Vm, boxed: &Container) -> Result<()> {
+    let ip = vm.ok("readlink -f $(command -v ip)")?;
+    let said = vm.fails(&format!(
+        "cp {ip} /root/real-ip
+        printf '#!/bin/sh\\n[ $(readlink /proc/self/ns/net) = $(readlink /proc/1/ns/net) ] || exec yes\\nexec /root/real-ip \"$@\"\\n' >/root/ip
+        chmod +x /root/ip; mount --bind /root/ip {ip}
+        code=0; ctm set box 'ip=[\"192.0.2.12\"]' || code=$?; ctm set box ip= && ! ip link show ctm-box 2>/dev/null || code=0; umount {ip}; exit $code"
+    ))?;
+    ensure!(
+        said.stderr.contains("`ctm restart` gives it a new one"),
+        "{said:?}"
+    );
+    vm.ok("ctm set box 'ip=[\"192.0.2.10\", \"2001:db8::10\"]'")?;
+    boxed.ok(&format!("{REACH}; reach 192.0.2.254")).map(drop)
 }
 
 /// Neither a stop nor a killed supervisor nor one that was killed half way leaves anything.

@@ -156,7 +156,9 @@ pub(super) fn look(
             Err(NetworkError::Foreign { device, other })
         };
     }
-    let inside = network.map(|network| inside(network, end)).transpose()?.flatten();
+    // Whose link is to go is not asked what is on it: what its root has put there is no reason that it stays.
+    let asked = network.filter(|_| !wanted.addresses.is_empty());
+    let inside = asked.map(|network| inside(network, end)).transpose()?.flatten();
     seen.link = Some(Link {
         is_up: end.is("UP"),
         is_paired: inside.is_some(),

@@ -47,6 +47,12 @@ pub(crate) enum NetworkError {
     /// A program said something else.
     #[error("what `{what}` says cannot be understood: {source}; is iproute2 older than 6.0?")]
     Answer { what: String, source: serde_json::Error },
+    /// A program said more than anybody wants to know.
+    #[error(
+        "`{what}` says more than {most} bytes, of which no more is read; where it is the container's own root that has filled its \
+         network, `ctm restart` gives it a new one, and `ctm set NAME ip=` takes it out of the host's"
+    )]
+    TooMuch { what: String, most: u64 },
     #[error(
         "interface {device} is container {other}'s, and would be called the same here; `ctm rename` one of them"
     )]

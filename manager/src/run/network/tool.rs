@@ -90,6 +90,9 @@ pub(super) fn asked<T: DeserializeOwned + Send>(
             .wait_with_output()
             .and_then(|output| read.map(|_| output))
             .map_err(|source| NetworkError::Run { tool, source })?;
+        if text.len() as u64 >= most {
+            return Err(NetworkError::TooMuch { what: what(), most });
+        }
         if !output.status.success() {
             return Err(NetworkError::Failed {
                 what: what(),
