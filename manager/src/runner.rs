@@ -207,10 +207,11 @@ impl<'a> Runner<'a> {
                         source,
                     })?;
             }
-            Step::Create { .. } => {
+            Step::Create { cgroup } => {
                 let pid = Crun::new(self.layout, self.name).create(&self.running()?.output)?;
                 let log = self.layout.run_of(self.name).crun_log();
                 self.init = Some(ProcessId::now(pid).map_err(|_| StepError::Gone(log))?);
+                cgroup.bound()?;
             }
             Step::Limit { run, held } => {
                 let init = self.init.ok_or(StepError::Order("the first process"))?;

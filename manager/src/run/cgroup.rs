@@ -47,6 +47,10 @@ impl CgroupError {
     }
 }
 
+/// What there can be below a container's cgroup. With the memory controller turned on the kernel has numbers for 65535 of them on the
+/// whole host (`MEM_CGROUP_ID_MAX`), and to what is nested deeper than a path is long no path leads.
+const MOST_BELOW: [(&str, &str); 2] = [("cgroup.max.depth", "32"), ("cgroup.max.descendants", "1024")];
+
 /// A cgroup's path below the mount, beginning with `/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -145,6 +149,14 @@ impl Cgroup {
     /// Makes the cgroup and those above it; one that exists is kept.
     pub(crate) fn create(&self) -> Result<(), CgroupError> {
         fs::create_dir_all(self.folder()).map_err(self.io("create"))
+    }
+
+    /// Sets how many cgroups whoever has it may make below it, and how deep.
+    pub(crate) fn bound(&self) -> Result<(), CgroupError> {
+        for (file, most) in MOST_BELOW {
+            fs::write(self.folder().join(file), most).map_err(self.io("bound"))?;
+        }
+        Ok(())
     }
 
     /// Moves this process into the cgroup.

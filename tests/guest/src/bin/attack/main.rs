@@ -33,7 +33,9 @@ use kernel::{
 use mounts::{mount, new_mount_api, remount, unmount};
 use outcome::{Outcome, done, raw, unshare};
 use processes::{chroot_walk, descriptors, overwrite, processes, same_root};
-use writes::{cgroup_limits, create, read_from, write_below, write_sys, write_to};
+use writes::{
+    cgroup_limits, cgroups_nested, cgroups_without_end, create, read_from, write_below, write_sys, write_to,
+};
 
 /// A name, and what tries it.
 type Way = (&'static str, fn() -> Outcome);
@@ -75,6 +77,8 @@ const WAYS: &[Way] = &[
         write_to("/proc/sys/fs/binfmt_misc/register", b":x:E::x::/bin/sh:C")
     }),
     ("cgroup-limits", cgroup_limits),
+    ("cgroups-nested", cgroups_nested),
+    ("cgroups-without-end", cgroups_without_end),
     ("cgroup-parent", || create("/sys/fs/cgroup/../x")),
     ("cgroup-release-agent", || {
         write_to("/sys/fs/cgroup/release_agent", b"/bin/sh")

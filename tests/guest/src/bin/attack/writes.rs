@@ -1,5 +1,6 @@
 //! Files of the kernel that change the host.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -97,6 +98,7 @@ pub(crate) fn cgroup_limits() -> Outcome {
             "cpu.weight",
             "io.max",
             "cgroup.max.depth",
+            "cgroup.max.descendants",
         ]
         .iter()
         .map(|name| {
@@ -105,4 +107,40 @@ pub(crate) fn cgroup_limits() -> Outcome {
             write_to(&path, value.lines().next().unwrap_or("max").as_bytes())
         }),
     )
+}
+
+/// Cgroups below its own, each in the one before, deeper than any path is long.
+pub(crate) fn cgroups_nested() -> Outcome {
+    const DEPTH: usize = 3000;
+    env::set_current_dir("/sys/fs/cgroup").map_err(refused)?;
+    let mut made = Ok("done".into());
+    let mut depth = 0;
+    while depth < DEPTH {
+        let next = fs::create_dir("nested").and_then(|()| env::set_current_dir("nested"));
+        if let Err(error) = next {
+            made = Err(refused(error));
+            break;
+        }
+        depth += 1;
+    }
+    for _ in 0..depth {
+        env::set_current_dir("..")
+            .and_then(|()| fs::remove_dir("nested"))
+            .map_err(refused)?;
+    }
+    made
+}
+
+/// Cgroups below its own, side by side.
+pub(crate) fn cgroups_without_end() -> Outcome {
+    const COUNT: usize = 3000;
+    let path = |number: usize| format!("/sys/fs/cgroup/one{number}");
+    let made = (0..COUNT).map(|number| fs::create_dir(path(number)).map_err(refused));
+    let made: Result<Vec<()>, _> = made.collect();
+    for number in 0..COUNT {
+        if fs::remove_dir(path(number)).is_err() {
+            break;
+        }
+    }
+    made.map(|_| "done".into())
 }
