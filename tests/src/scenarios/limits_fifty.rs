@@ -169,8 +169,9 @@ pub(super) fn systemd(lab: &Lab) -> Result<()> {
     ensure!(up == COUNT, "{up} of {COUNT} run");
     let held = number(
         &vm,
-        "cat /sys/fs/cgroup/ctm/c*/container/memory.current | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
+        "find /sys/fs/cgroup -path '*ctm*/container/memory.current' | xargs cat | awk '{ sum += $1 } END { printf \"%.0f\", sum }'",
     )?;
+    ensure!(held > 0, "nothing is held");
     let base = number(&vm, "du -s --block-size=1 /var/lib/ctm/.bases | cut -f 1")?;
     let each = disk(&vm)? / COUNT;
     vm.log().add(
