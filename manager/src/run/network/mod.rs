@@ -100,6 +100,9 @@ fn remedy(what: &str) -> &'static str {
         "the link needs the kernel's module veth, and in the container no other interface venet0"
     } else if what.contains("route add") {
         "`ip route show table all` on the host shows what has this route already"
+    } else if what.contains("address add") && what.contains(" nodad ") {
+        "an interface with a MTU below 1280 has no IPv6, and none has it where the kernel's module ipv6 has disable_ipv6=1; `ip address` on \
+         the host and in the container shows what is there"
     } else {
         "`ip address` on the host and in the container shows what is there"
     }
@@ -205,6 +208,19 @@ mod tests {
         Wanted {
             name: name.parse().unwrap(),
             addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_what_failed() {
+        for (what, part) in [
+            ("tc qdisc add dev ctm-a clsact", "cls_flower"),
+            ("ip link add name ctm-a type veth peer name venet0", "module veth"),
+            ("ip route add 192.0.2.1 dev ctm-a", "ip route show table all"),
+            ("ip address add 2001:db8::1/128 nodad dev venet0", "disable_ipv6"),
+            ("ip address add 192.0.2.1/32 dev venet0", "`ip address`"),
+        ] {
+            assert!(remedy(what).contains(part), "{what}");
         }
     }
 
