@@ -6,7 +6,7 @@
 use super::look::{self, PROTOCOL};
 use super::plan::{Change, Setting, plan};
 use super::tool::{self, Tool};
-use super::{Family, INSIDE, NEIGHBOUR, NetworkError, Rule, Wanted, gateway};
+use super::{Family, INSIDE, NEIGHBOUR, NetworkError, Rule, Wanted, gateway, taken};
 use crate::definition::{Address, Definition};
 use crate::layout::Layout;
 use crate::process::ProcessId;
@@ -45,7 +45,14 @@ pub(crate) fn release(layout: &Layout, name: &ContainerName) -> Result<(), Netwo
     if known.is_empty() && !look::has_link(&wanted) {
         return Ok(());
     }
-    bring(&wanted, &known, None)?;
+    let known = taken::without_others(layout, name, known);
+    let result = bring(&wanted, &known, None);
+    // The kernel takes the link away with the container's network, at a time of its own: then what it went under did not fail.
+    if result.is_err() && !look::has_link(&wanted) {
+        bring(&wanted, &known, None)?;
+    } else {
+        result?;
+    }
     atomic::remove(&file).map(drop).map_err(io_error("remove", &file))
 }
 
