@@ -28,10 +28,12 @@ pub(crate) enum LockError {
     Held { name: ContainerName, holder: String },
     /// What a command that was killed had begun cannot be taken back.
     #[error(
-        "a command on container {name} was killed while it held it still, and it cannot be let go: {source}"
+        "a command on container {name} was killed while it held it still, and it cannot be let go: {source}; write 0 to the cgroup.freeze of \
+         its cgroup and remove {}", .held.display()
     )]
     Mend {
         name: ContainerName,
+        held: PathBuf,
         source: Box<HoldError>,
     },
 }
@@ -146,8 +148,10 @@ pub(crate) fn verb(layout: &Layout, name: &ContainerName) -> Result<Lock, LockEr
 
 /// Takes back what whoever had a container's lock before was killed in the middle of.
 fn mended(layout: &Layout, name: &ContainerName, lock: Lock) -> Result<Lock, LockError> {
-    hold::mend(&layout.run_of(name)).map_err(|source| LockError::Mend {
+    let folder = layout.run_of(name);
+    hold::mend(&folder).map_err(|source| LockError::Mend {
         name: name.clone(),
+        held: folder.held(),
         source: Box::new(source),
     })?;
     Ok(lock)
@@ -242,6 +246,7 @@ fn if_free(layout: &Layout, folder: &str, file: &str) -> Result<Option<Lock>, Lo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn one_supervisor_at_a_time() {
@@ -257,5 +262,26 @@ mod tests {
         drop(held);
         assert!(run(&layout, &a).unwrap().is_some());
         drop(verb(&layout, &a).unwrap());
+    }
+
+    /// No command could do anything with the container: what helps is said.
+    #[test]
+    fn what_cannot_be_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            run: dir.path().join("run"),
+            ..Layout::default()
+        };
+        let name = "a".parse().unwrap();
+        let held = layout.run_of(&name).held();
+        fs::create_dir_all(layout.run_of(&name).path()).unwrap();
+        fs::write(&held, "{").unwrap();
+        let said = verb(&layout, &name).unwrap_err().to_string();
+        assert!(
+            said.contains("cgroup.freeze") && said.ends_with(&format!("remove {}", held.display())),
+            "{said}"
+        );
+        fs::remove_file(&held).unwrap();
+        drop(verb(&layout, &name).unwrap());
     }
 }
