@@ -73,6 +73,25 @@ fn a_distribution_by_debootstrap() {
     );
 }
 
+/// What apt has fetched on the host is not fetched again, if it is what the mirror has, and the host's packages stay as they are.
+#[test]
+fn packages_that_the_host_has() {
+    let out = printed(
+        "precious",
+        &format!(
+            "{MIRROR}\
+             had=/var/cache/apt/archives; mount -t tmpfs had $had; mkdir $had/partial; mv $M/pool/extra.deb $had/extra_1_all.deb; before=$(sha256sum $had/*.deb)\n\
+             code distro box1 --package extra; ctm start box1 2>/dev/null; ctm exec box1 -- cat /etc/extra; ctm exec box1 -- ls -A $had; ctm stop box1\n\
+             [ \"$before\" = \"$(sha256sum $had/*.deb)\" ] && ls $had; ls /var/lib/ctm/.bases/*; echo other >>$had/extra_1_all.deb\n\
+             code distro box2 --fresh --package extra; grep -o 'download.*extra' $TMP/said; left | grep -v '^[0-9a-f]*$'"
+        ),
+    );
+    assert_eq!(
+        out,
+        "0\nextra\npartial\nextra_1_all.deb\npartial\nbase.json\nrootfs\n110\ndownload packages: extra\nbox1.toml\n"
+    );
+}
+
 /// What cannot be installed is told with its reason and its code, and leaves nothing.
 #[test]
 fn what_debootstrap_cannot_install() {

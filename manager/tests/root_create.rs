@@ -350,6 +350,25 @@ fn a_distribution() {
     );
 }
 
+/// What apt has fetched on the host is not fetched again, if it is what the mirror has, and the host's packages stay as they are.
+#[test]
+fn packages_that_the_host_has() {
+    let out = told(
+        "precious",
+        &format!(
+            "{MIRROR}\
+             had=/var/cache/apt/archives; mount -t tmpfs had $had; mkdir $had/partial; mv $M/pool/extra.deb $had/extra_1_all.deb; before=$(sha256sum $had/*.deb)\n\
+             code distro box1 --distro debian:bookworm --package extra; ctm start box1 2>/dev/null; ctm exec box1 -- cat /etc/extra; ctm exec box1 -- ls $had; ctm stop box1\n\
+             [ \"$before\" = \"$(sha256sum $had/*.deb)\" ] && ls $had; ls /var/lib/ctm/.bases/*; echo other >>$had/extra_1_all.deb\n\
+             code distro box2 --fresh --distro debian:bookworm --package extra; ls /etc/ctm/containers; ls -A /var/lib/ctm/.bases | wc -l"
+        ),
+    );
+    assert_eq!(
+        out,
+        "0\ne\nextra_1_all.deb\npartial\nbase.json\nrootfs\n110\nbox1.toml\n1\n"
+    );
+}
+
 /// Neither program is there: it says what to install.
 #[test]
 fn no_program_for_a_distribution() {

@@ -2,6 +2,7 @@
 //! programs know the rest.
 
 use crate::ids::Ids;
+use crate::make::archives::{ARCHIVES, Archives};
 use crate::make::base::BaseId;
 use crate::make::mirror::{Mirror, MirrorError};
 use crate::make::tree::{Owned, Tree, TreeError};
@@ -21,6 +22,8 @@ pub(crate) enum BootstrapError {
         "neither mmdebstrap nor debootstrap is installed, and one of them is needed for --distro; `apt install mmdebstrap`"
     )]
     NoTool,
+    #[error("cannot make room for packages that are fetched: {0}")]
+    Archives(io::Error),
     #[error("which packages {0} has is not known; name its mirror with --mirror")]
     NoMirror(Distro),
     #[error(transparent)]
@@ -92,7 +95,7 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Mmdebstrap => "mmdebstrap",
             Self::Debootstrap => "debootstrap",
@@ -200,18 +203,24 @@ impl Bootstrap {
             .progress
             .begin(format!("installing {} with {}", self.distro, self.tool.name()));
         let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ]);
+        let archives = Archives::beside(to).map_err(BootstrapError::Archives)?;
+        match &archives {
+            Some(archives) => archives.given(&mut command, self.tool),
+            None => {
+                command.arg(self.tool.name());
+            }
+        }
         command
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "--",
-            ])
-            .arg(self.tool.name())
             .args(self.arguments(to)?)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null());
@@ -222,7 +231,11 @@ impl Bootstrap {
                 }
             }
         }
-        match work::run("util-linux", command, watcher, &mut Notes) {
+        let done = work::run("util-linux", command, watcher, &mut Notes);
+        if let Some(archives) = archives {
+            archives.forget().map_err(BootstrapError::Archives)?;
+        }
+        match done {
             Ok(()) => self.tidied(to),
             Err(WorkError::NoSpace { .. }) => Err(BootstrapError::NoSpace(to.into())),
             Err(WorkError::Failed { status, message, .. }) => Err(self.failed(to, status, message)),
@@ -296,8 +309,6 @@ impl Bootstrap {
 const LOG: &str = "debootstrap/debootstrap.log";
 /// So many bytes are no room for anything.
 const NEXT_TO_NOTHING: u64 = 64 << 10;
-/// Where apt keeps packages.
-const ARCHIVES: &str = "/var/cache/apt/archives";
 /// As much of a log's end as is read, and as is shown.
 const LOG_BYTES: u64 = 4096;
 const LOG_LINES: usize = 3;

@@ -1,5 +1,6 @@
 //! Making a container: base systems, root file systems, what they need to boot in a container. Nothing of it runs one.
 
+mod archives;
 pub(crate) mod base;
 pub(crate) mod bootstrap;
 pub(crate) mod disk;

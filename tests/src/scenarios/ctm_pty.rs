@@ -30,9 +30,10 @@ fn typed(vm: &Vm, steps: &str, command: &str, end: &str) -> Result<String> {
 
 /// A login shell: job control, and a size that follows the window.
 fn shell(vm: &Vm) -> Result<()> {
+    // A shell that does not know yet that a stopped job has ended would not: `fg` waits for it.
     let steps = "'?# ' $'!stty size; tty; echo $0 $USER $HOME\\n' '?40 100' '?/dev/pts/' '?root /root' \
         =50,132 $'!stty size\\n' '?50 132' $'!sleep 1000 &\\n' $'!jobs\\n' '?Running' \
-        $'!(echo h$((1))t; exec sleep 1000)\\n' '?h1t' $'!\\x1a' '?Stopped' $'!kill -9 %1 %2\\n' '?# ' $'!wait; exit 7\\n'";
+        $'!(echo h$((1))t; exec sleep 1000)\\n' '?h1t' $'!\\x1a' '?Stopped' '?# ' $'!kill -9 %1 %2; fg %2; wait; exit 7\\n'";
     typed(vm, steps, "ctm enter box", "7, terminal as before")?;
     let steps = "'?$ ' $'!id -un; : </dev/tty && echo o$((1))n\\n' '?user' '?o1n' $'!exit\\n'";
     typed(vm, steps, "ctm enter -u user box", "0, terminal as before").map(drop)
