@@ -54,20 +54,23 @@ fn range(vm: &Vm, name: &str) -> Result<(u32, u32)> {
 
 /// What one has of inotify counts for the host's root as well, who still gets some when a container has taken all that it can.
 fn watchers(vm: &Vm) -> Result<()> {
-    let takes = |most: u32| vm.run(&format!("ctm exec one -- /bin/probe inotify {most}"));
-    vm.ok("cp /shared/probe /var/lib/ctm/one/rootfs/bin/; sysctl -qw fs.inotify.max_user_instances=1000")?;
+    let takes = |kind: &str, most: u32| vm.run(&format!("ctm exec one -- /bin/probe {kind} {most}"));
+    vm.ok("cp /shared/probe /var/lib/ctm/one/rootfs/bin/
+        sysctl -qw fs.inotify.max_user_instances=1000 fs.fanotify.max_user_groups=1000")?;
     for (change, most) in [
         ("", 128),
         ("ctm set one inotify_instances=60", 60),
         ("ctm set one inotify_instances=", 128),
     ] {
         vm.ok(change)?;
-        let refused = takes(1000)?;
-        ensure!(
-            refused.stdout.trim() == format!("{most} EMFILE"),
-            "{change}: {refused:?}"
-        );
-        ensure!(takes(most)?.status == 0);
+        for kind in ["inotify", "fanotify"] {
+            let refused = takes(kind, 1000)?;
+            ensure!(
+                refused.stdout.trim() == format!("{most} EMFILE"),
+                "{change}, {kind}: {refused:?}"
+            );
+            ensure!(takes(kind, most)?.status == 0);
+        }
     }
     let raised = vm.fails("ctm exec one -- sh -c 'echo 900 >/proc/sys/user/max_inotify_instances'")?;
     ensure!(raised.stderr.contains("Read-only"), "{raised:?}");

@@ -64,7 +64,7 @@ fn buffers(host: &str, most: Option<u64>) -> Option<String> {
 /// How many files and folders a container may watch for each instance that it may have.
 const WATCHES_EACH: u64 = 256;
 
-/// Limits what it may have of inotify. What is made in a user namespace counts for whoever made that as well, which is the host's
+/// Limits what it may have of inotify and fanotify. What is made in a user namespace counts for whoever made that as well, which is the host's
 /// root: without a limit of its own a container could take all that the host may have (`user_namespaces(7)`, `/proc/sys/user`).
 pub(super) fn inotify(init: ProcessId, instances: u64) -> Result<(), LimitError> {
     let failed = |source| LimitError::Live {
@@ -78,7 +78,8 @@ pub(super) fn inotify(init: ProcessId, instances: u64) -> Result<(), LimitError>
     let watches = instances.saturating_mul(WATCHES_EACH).min(MOST_INSTANCES);
     users
         .run(&format!(
-            "cd /proc/sys/user && echo {instances} >max_inotify_instances && echo {watches} >max_inotify_watches"
+            "set -e; cd /proc/sys/user; echo {instances} >max_inotify_instances; echo {watches} >max_inotify_watches
+             [ ! -e max_fanotify_groups ] || {{ echo {instances} >max_fanotify_groups; echo {watches} >max_fanotify_marks; }}"
         ))
         .map_err(failed)
 }

@@ -12,7 +12,7 @@
 //! probe hold-opath PATH                  the same with O_PATH; then reopens it through /proc/self/fd
 //!                                        for each line of its input and prints the outcome
 //! probe wait-path [--gone] PATH [SECONDS]
-//! probe inotify MOST                     makes instances of inotify: prints `MOST made`, or how many there were and EMFILE
+//! probe inotify|fanotify MOST            makes instances or groups of it: prints `MOST made`, or how many there were and EMFILE
 //! probe ping IPV4                        as an ordinary user may: prints `answered`, or EACCES
 //! probe hear ADDRESS:PORT                prints `hearing`, then who sends which datagram, until it is killed
 //! probe send ADDRESS:0 ADDRESS:PORT TEXT a datagram
@@ -48,6 +48,7 @@ use devbroker_guest::raw;
 use devbroker_guest::typist::Session;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -96,8 +97,8 @@ fn main() -> ExitCode {
             Ok(address) => ping(address),
             Err(_) => return usage(),
         },
-        ["inotify", most] => match most.parse() {
-            Ok(most) => watch_files(most),
+        [kind @ ("inotify" | "fanotify"), most] => match most.parse() {
+            Ok(most) => watch_files(kind, most),
             Err(_) => return usage(),
         },
         ["hear", address] => hear(address),
@@ -165,19 +166,20 @@ fn try_open(path: &Path, rw: bool) -> io::Result<bool> {
     Ok(matches!(outcome, Outcome::Opened(_)))
 }
 
-/// Makes instances of inotify until there are so many or no more can be had; it has as many as are printed when this is refused.
-fn watch_files(most: usize) -> io::Result<bool> {
-    let mut made = Vec::new();
-    while made.len() < most {
-        match Inotify::init(InitFlags::IN_CLOEXEC) {
-            Ok(instance) => made.push(instance),
-            Err(error) => {
-                say(format!("{} {error:?}", made.len()))?;
-                return Ok(false);
-            }
+/// Makes instances of inotify or groups of fanotify until there are so many or no more can be had; it has as many as are printed when this is refused.
+fn watch_files(kind: &str, most: usize) -> io::Result<bool> {
+    // Without a capability fanotify wants FAN_REPORT_FID. The end of this process closes them.
+    let call = match kind {
+        "fanotify" => (libc::SYS_fanotify_init, [0x200, 0, 0, 0, 0, 0]),
+        _ => (libc::SYS_inotify_init1, [0; 6]),
+    };
+    for made in 0..most {
+        if let Err(error) = raw::call(call.0, call.1) {
+            say(format!("{made} {error:?}"))?;
+            return Ok(false);
         }
     }
-    say(format!("{} made", made.len()))?;
+    say(format!("{most} made"))?;
     Ok(true)
 }
 
